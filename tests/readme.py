@@ -1,0 +1,15 @@
+"README.md from nbs/index.ipynb, by nbconvert; `python -m tests.readme` writes it."
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+
+
+def readme_text() -> str:
+    from nbconvert import MarkdownExporter
+    text, _ = MarkdownExporter().from_filename(str(ROOT / "nbs" / "index.ipynb"))
+    text = re.sub(r"\]\((?!https?://|#|nbs/)([\w./-]+\.(?:png|ipynb))\)", r"](nbs/\1)", text)   # the README stands one folder higher
+    return "<!-- made from nbs/index.ipynb by `make readme` -->\n\n" + re.sub(r"\n{3,}", "\n\n", text).strip() + "\n"
+
+
+if __name__ == "__main__": (ROOT / "README.md").write_text(readme_text())

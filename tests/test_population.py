@@ -1,0 +1,145 @@
+"A trial of a population is what it would be alone; what differs by trial really differs."
+import math
+
+import numpy as np
+import pytest
+import torch
+from mlops_workbench.model.features import Encoded
+from mlops_workbench.model.network import Labelled, NetworkMember, fit_encoding, mean_loss
+from mlops_workbench.model.population import NetworkParams, Stack, train_population
+
+
+@pytest.fixture(autouse=True)
+def one_thread():
+    "Small products gain nothing from more."
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def rows(n: int, seed: int, framing: str = "binary", weighted: bool = False) -> Labelled:
+    rng = np.random.default_rng(seed)
+    num = rng.normal(size=(n, 3)).astype(np.float32)
+    cat = np.stack([rng.integers(2, 6, n), rng.integers(0, 4, n)], axis=1)
+    score = 1.5 * np.sin(2 * num[:, 0]) + 0.7 * (cat[:, 0] - 3.5) + 0.5 * rng.normal(size=n)
+    num[rng.random(n) < 0.15, 1] = np.nan
+    num[:, 2] = np.nan   # always missing
+    y = {"binary": (score > 0).astype(np.int64), "multiclass": np.digitize(score, [-0.7, 0.7]), "regression": 50 + 20 * score}[framing]
+    return Labelled(Encoded(num, cat), y, rng.uniform(0.2, 3, n) if weighted else np.ones(n))
+
+
+def learn(params, framing="binary", n=600, weighted=False, **options):
+    train, valid = rows(n, 0, framing, weighted), rows(300, 1, framing, weighted)
+    encoding = fit_encoding(train.x, train.y, n_categories=[6, 4], regression=framing == "regression")
+    return train_population(train, valid, params, encoding=encoding, framing=framing, classes=3, batch=100, **options), valid
+
+
+def several(n: int = 6) -> list[NetworkParams]:
+    rng = np.random.default_rng(3)
+    return [NetworkParams(10 ** rng.uniform(-3.3, -2), 10 ** rng.uniform(-3, 0), rng.uniform(0, 0.4), int(rng.choice([8, 16, 24])), 1 + i % 3, seed=100 + i) for i in range(n)]
+
+
+@pytest.mark.parametrize("framing", ["binary", "multiclass", "regression"])
+@pytest.mark.parametrize("weighted", [False, True])
+def test_alone_is_as_in_company(framing, weighted):
+    together, valid = learn(several(), framing, weighted=weighted, epochs=4, rungs=())
+    for params, trained in zip(several(), together):
+        alone, _ = learn([params], framing, weighted=weighted, epochs=4, rungs=())
+        np.testing.assert_allclose([v for _, v in alone[0].history], [v for _, v in trained.history], rtol=2e-3)
+        np.testing.assert_allclose(alone[0].member.predict_encoded(valid.x), trained.member.predict_encoded(valid.x), rtol=0, atol=0.02 * (20 if framing == "regression" else 1))
+
+
+def test_survivors_are_not_changed_by_the_rungs():
+    dropped, _ = learn(several(8), epochs=8, rungs=(0.25, 0.5))
+    kept, _ = learn(several(8), epochs=8, rungs=())
+    assert [t.state for t in dropped].count("completed") == 2
+    for a, b in zip(dropped, kept):
+        np.testing.assert_allclose([v for _, v in a.history], [v for _, v in b.history][:len(a.history)], rtol=5e-3)
+    lost = [t for t in dropped if t.state == "pruned"]
+    assert all(t.reason.startswith("among the worse") for t in lost) and {len(t.history) for t in lost} == {2, 4}
+
+
+def test_the_stack_shrinks_to_what_is_left():
+    stack = Stack([NetworkParams(width=64, layers=3), NetworkParams(width=8, layers=1)], width=5, outputs=2)
+    stack.keep([1])
+    assert {k: tuple(v.shape) for k, v in stack.weights.items()} == {"w0": (5, 1, 8), "b0": (1, 8), "wo": (1, 8, 2), "bo": (1, 2)}
+    assert set(stack.first) == set(stack.weights) == set(stack.second)
+
+
+def test_padding_stays_zero_and_weights_decay_by_their_own_rate():
+    params = [NetworkParams(1e-2, 0.0, 0.0, 4, 2, seed=1), NetworkParams(1e-2, 50.0, 0.0, 16, 2, seed=1)]
+    stack = Stack(params, width=6, outputs=1)
+    x = torch.randn(64, 6, generator=torch.Generator().manual_seed(0))
+    norms = [w.norm().item() for w in (stack.weights["w0"][:, 0], stack.weights["w0"][:, 1])]
+    for _ in range(20): stack.step((stack.forward(x, train=True)[..., 0] - x[:, 0]).square().mean(dim=1))
+    assert stack.weights["w0"][:, 0, 4:].abs().max() == 0 and stack.weights["w1"][0, 4:].abs().max() == 0
+    assert stack.weights["w0"][:, 1].norm() < 0.2 * norms[1] and stack.weights["w0"][:, 0].norm() > 0.8 * norms[0]
+
+
+def test_adamw_is_torchs():
+    p = NetworkParams(3e-3, 0.1, 0.0, 8, 2, seed=5)
+    stack = Stack([p], width=4, outputs=1)
+    w = {k: v.detach().clone().requires_grad_() for k, v in stack.take(0).items()}
+    decayed, plain = [v for k, v in w.items() if k[0] == "w"], [v for k, v in w.items() if k[0] == "b"]
+    other = torch.optim.AdamW([{"params": decayed, "weight_decay": 0.1}, {"params": plain, "weight_decay": 0.0}], lr=3e-3)
+    silu = torch.nn.functional.silu
+    for i in range(15):
+        x = torch.randn(32, 4, generator=torch.Generator().manual_seed(i))
+        target = x[:, :1] * x[:, 1:2]
+        stack.step((stack.forward(x, train=True)[0] - target).square().mean()[None])
+        loss = (silu(silu(x @ w["w0"] + w["b0"]) @ w["w1"] + w["b1"]) @ w["wo"] + w["bo"] - target).square().mean()
+        other.zero_grad()
+        loss.backward()
+        other.step()
+    for k, v in stack.take(0).items(): torch.testing.assert_close(v, w[k], rtol=1e-4, atol=1e-5)
+
+
+def test_a_weight_counts_as_repetition():
+    train, valid = rows(400, 0), rows(200, 1)
+    encoding = fit_encoding(train.x, train.y, n_categories=[6, 4])
+    ignored = Labelled(train.x, train.y.copy(), np.where(np.arange(400) < 200, 1.0, 0.0))
+    ignored.y[200:] = 1 - ignored.y[200:]   # wrong labels that must not matter
+    options = {"encoding": encoding, "framing": "binary", "epochs": 10, "batch": 50}
+    params = [NetworkParams(5e-3, dropout=0.0, seed=1)]
+    weighted = train_population(ignored, valid, params, **options)[0]
+    misled = train_population(Labelled(ignored.x, ignored.y, np.ones(400)), valid, params, **options)[0]
+    assert weighted.loss < misled.loss - 0.05
+
+
+def test_diverging_trials_harm_no_other():
+    wild = NetworkParams(1.0, 1e3, 0.0, 16, 2, seed=9)
+    together, _ = learn([several()[0], wild], epochs=3, rungs=())
+    alone, _ = learn([several()[0]], epochs=3, rungs=())
+    assert together[1].state == "pruned" and "diverged" in together[1].reason
+    np.testing.assert_allclose([v for _, v in together[0].history], [v for _, v in alone[0].history], rtol=2e-3)
+
+
+def test_all_diverging_ends_with_reasons():
+    trained, _ = learn([NetworkParams(1.0, 1e3, 0.0, 8, 1, seed=i) for i in range(3)], epochs=4)
+    assert all(t.state == "pruned" and not math.isfinite(t.loss) or t.member is not None for t in trained)
+
+
+def test_best_weights_are_kept_not_the_last(tmp_path):
+    trained, valid = learn([NetworkParams(1.5e-2, 1e-4, 0.0, 128, 3, seed=1)], n=150, epochs=30)
+    best = trained[0]
+    assert best.epoch < best.history[-1][0] and best.loss == min(v for _, v in best.history)
+    assert mean_loss(best.member.predict_encoded(valid.x), valid.y, valid.w, framing="binary") == pytest.approx(best.loss, abs=1e-5)
+    best.member.save(tmp_path, "m")
+    np.testing.assert_array_equal(NetworkMember.load(tmp_path, "m").predict_encoded(valid.x), best.member.predict_encoded(valid.x))
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU on this machine")
+def test_a_gpu_gives_what_the_cpu_gives():
+    cpu, valid = learn(several(), epochs=4, rungs=())
+    gpu, _ = learn(several(), epochs=4, rungs=(), device="cuda")
+    for a, b in zip(cpu, gpu): np.testing.assert_allclose([v for _, v in a.history], [v for _, v in b.history], rtol=2e-2)
+
+
+def test_only_numbers_only_categories_and_one_batch():
+    y = np.arange(40) % 2
+    for x, codes in ((Encoded(np.random.default_rng(0).normal(size=(40, 2)).astype(np.float32), np.zeros((40, 0), np.int64)), []),
+                     (Encoded(np.zeros((40, 0), np.float32), (y + 2)[:, None]), [4])):
+        data = Labelled(x, y, np.ones(40))
+        trained = train_population(data, data, [NetworkParams()], encoding=fit_encoding(x, y, n_categories=codes), framing="binary", epochs=2, batch=1000)
+        assert np.isfinite(trained[0].member.predict_encoded(x)).all()
