@@ -10,8 +10,9 @@ import pytest
 from mlops_workbench.core.errors import InputError, ParameterError
 from mlops_workbench.model.predictor import Predictor
 from mlops_workbench.model.task import Task
-from mlops_workbench.tune import study
-from mlops_workbench.tune.study import Step, cross_fit, divide, fit_model
+from mlops_workbench.tune import search
+from mlops_workbench.tune.search import Step, divide
+from mlops_workbench.tune.study import cross_fit, fit_model
 
 CODE = """
 import numpy as np, polars as pl
@@ -141,7 +142,7 @@ def test_a_killed_study_is_resumed_without_repeating(tmp_path):
 
 def test_a_finished_study_costs_nothing_more(tmp_path, monkeypatch):
     first = fit_model(table(300), task(), trials=4, device="cpu", journal=tmp_path / "journal.log")
-    for name in ("train_population",): monkeypatch.setattr(study, name, lambda *a, **k: pytest.fail("trained again"))
+    for name in ("train_population", "fit_trees"): monkeypatch.setattr(search, name, lambda *a, **k: pytest.fail("trained again"))
     again = fit_model(table(300), task(), trials=4, device="cpu", journal=tmp_path / "journal.log")
     np.testing.assert_array_equal(first.predictor.predict(table(50, 1)), again.predictor.predict(table(50, 1)))
 
@@ -180,12 +181,16 @@ def test_what_cannot_be_learned_is_refused():
     with pytest.raises(InputError): fit_model(table(100).with_columns(binary=pl.lit(None, pl.String)), task(), trials=2)
 
 
-def test_the_graph_answers_as_the_predictor(tmp_path):
+@pytest.mark.parametrize("framing", ["binary", "multiclass", "regression"])
+def test_the_graph_answers_as_the_predictor(framing):
     from mlops_workbench.model.graph import Graph, to_onnx
     from mlops_workbench.model.policy import Policy
-    fit = fit_model(table(), task(), trials=6, device="cpu")
+    fit = fit_model(table(), task(framing), trials=6, device="cpu")
     members = [fit.singles[f].members[0] for f in ("network", "trees", "linear", "constant")]
     mixed = Predictor(fit.predictor.task, fit.predictor.features, members, [0.4, 0.3, 0.2, 0.1], fit.predictor.calibration)
     odd = pl.concat([table(100, 9), table(3, 1).with_columns(a=pl.lit(None, pl.Float64), c=pl.lit("new"))])
-    out = Graph(to_onnx(mixed, Policy("threshold", threshold=0.5))).run(odd)
-    np.testing.assert_allclose(np.array(out["probability"].to_list())[:, 1], mixed.predict(odd), atol=1e-5)
+    policy = {"binary": Policy("threshold", threshold=0.5), "multiclass": Policy("argmax"), "regression": Policy("none")}[framing]
+    out = Graph(to_onnx(mixed, policy)).run(odd)
+    found = out["value"] if framing == "regression" else out.select(f"probability_{c}" for c in mixed.task.classes[framing == "binary":]).to_numpy().squeeze()
+    expected = mixed.predict(odd)
+    np.testing.assert_allclose(found, expected, atol=1e-5, rtol=1e-5)

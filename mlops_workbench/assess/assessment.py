@@ -101,12 +101,17 @@ class Assessment:
         parts = [show.note(self.reason, "bad" if self.held_back else "good").markup, f"<p>{show.escape(self.scheme)}</p>"]
         return "".join(parts + [t.markup for t in self.tables().values()])
 
-# %% ../../nbs/api/3_assess/05_assessment.ipynb #289b7c21
+# %% ../../nbs/api/3_assess/05_assessment.ipynb #d3a114fb
 def _shown(table: pl.DataFrame, caption: str) -> show.Html:
     "A table of estimates with each interval in one column."
     rows = [{k: v for k, v in r.items() if k not in ("low", "high", "higher_is_better", "groups", "left_out")}
             | ({"estimate": show.interval(r["estimate"], r["low"], r["high"])} if "estimate" in r else {}) for r in table.to_dicts()]
     return show.table(rows, caption=caption)
+
+def _candidates(a: Assessment) -> show.Html:
+    "The candidates, with what is said of each below."
+    table = show.table(candidates_table(a.candidates).drop("n", "note"), caption=f"Candidates, fitted to {a.limit} by {a.limit_column}, on {a.n:,} rows")
+    return show.stack([table, *(show.note(f"{c.name}: {c.note}") for c in a.candidates if c.note)])
 
 def _tables(a: Assessment) -> dict[str, show.Html]:
     out = {"performance": _shown(a.performance, f"Performance of the decisions: {a.chosen.name}"),
@@ -121,7 +126,7 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
                                   caption="Value, in the unit of the task's value_tp, value_fp, value_fn and value_tn")
     if a.chosen_at and a.limit_column: out |= _fairness_tables(a.evidence[0], [a.limit_column], ", unmitigated")
     out |= _fairness_tables(a.chosen, list(a.fairness), "")
-    if len(a.candidates) > 1: out["candidates"] = show.table(candidates_table(a.candidates), caption=f"Candidates, fitted to {a.limit} by {a.limit_column}")
+    if len(a.candidates) > 1: out["candidates"] = _candidates(a)
     if a.gates:
         if a.chosen_at: out["gates, unmitigated"] = answers_table(a.evidence[0].answers, caption=f"Gates: {a.evidence[0].name}")
         out["gates"] = answers_table(a.gates, caption=f"Gates: {a.chosen.name}")

@@ -32,7 +32,7 @@ from open_data_contract_standard.model import (
 from ..core.errors import InputError, nearest
 from ..core.show import table
 
-# %% ../../nbs/api/1_data/01_contract.ipynb #3375dbe9
+# %% ../../nbs/api/1_data/01_contract.ipynb #a2e29701
 class Contract:
     "A data contract of the Open Data Contract Standard about one table."
     def __init__(
@@ -62,7 +62,8 @@ class Contract:
         "The document as YAML."
         document = self.standard.model_dump(exclude_defaults=True, exclude_none=True, by_alias=True)
         head = "# Open Data Contract Standard v3. Correct the limits; `mlw run validate` holds new versions against them.\n"
-        return head + yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True, width=140)
+        return head + yaml.dump(document, Dumper=getattr(yaml, "CSafeDumper", yaml.SafeDumper), sort_keys=False, allow_unicode=True,
+                                width=140)
 
     def save(
         self,
@@ -77,10 +78,11 @@ class Contract:
         return path
 
     def _repr_html_(self) -> str:
-        rows = [{"column": n, "type": p.logicalType, "promises": "; ".join(promises(p)), "classification": p.classification or ""} for n, p in self.columns.items()]
+        rows = [{"column": n, "type": p.logicalType, "promises": "; ".join(promises(p)), "classification": p.classification or ""}
+                for n, p in self.columns.items()]
         return table(rows, caption=f"Contract of {self.name}, version {self.standard.version} ({self.standard.status})", limit=80).markup
 
-# %% ../../nbs/api/1_data/01_contract.ipynb #3ee96b4c
+# %% ../../nbs/api/1_data/01_contract.ipynb #1b8a523b
 _OPERATORS = {"mustBe": "=", "mustNotBe": "≠", "mustBeGreaterThan": ">", "mustBeGreaterOrEqualTo": "≥", "mustBeLessThan": "<",
               "mustBeLessOrEqualTo": "≤", "mustBeBetween": "between", "mustNotBeBetween": "not between"}
 
@@ -104,14 +106,18 @@ def promises(
         operator, value = limit(q)
         values = (q.arguments or {}).get("validValues") or (q.arguments or {}).get("missingValues")
         unit = " %" if q.unit == "percent" else ""
-        found.append(f"one of {', '.join(map(str, values[:8]))}{' …' if len(values) > 8 else ''}" if q.metric == "invalidValues" and values else
-                     f"{q.metric or q.name or q.type} {_OPERATORS[operator]} {value}{unit}" + (f" ({', '.join(map(str, values))})" if values else ""))
+        if q.metric == "invalidValues" and values: found.append(f"one of {', '.join(map(str, values[:8]))}{' …' if len(values) > 8 else ''}")
+        else:
+            what = f" ({', '.join(map(str, values))})" if values else ""
+            found.append(f"{q.metric or q.name or q.type} {_OPERATORS[operator]} {value}{unit}{what}")
     if column.enum: found.append(f"one of {', '.join(str(e.value) for e in column.enum[:8])}")
     return found
 
-# %% ../../nbs/api/1_data/01_contract.ipynb #4c33124d
-_PATTERNS = {"e-mail": r"^[^@\s]+@[^@\s]+\.[^@\s]+$", "UUID": r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$", "web address": r"^https?://\S+$",
-             "ISO date": r"^\d{4}-\d{2}-\d{2}$", "time of day": r"^\d{2}:\d{2}(:\d{2})?$", "digits": r"^\d+$", "capitals and digits": r"^[A-Z0-9]+$"}
+# %% ../../nbs/api/1_data/01_contract.ipynb #c720f8f2
+_PATTERNS = {"e-mail": r"^[^@\s]+@[^@\s]+\.[^@\s]+$", "UUID": r"^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$",
+             "web address": r"^https?://\S+$",
+             "ISO date": r"^\d{4}-\d{2}-\d{2}$", "time of day": r"^\d{2}:\d{2}(:\d{2})?$", "digits": r"^\d+$",
+             "capitals and digits": r"^[A-Z0-9]+$"}
 
 def logical_type(
     dtype: Any,   # a Polars type
@@ -122,7 +128,8 @@ def logical_type(
     if dtype.is_numeric(): return "number"
     if dtype == pl.Date: return "date"
     if dtype == pl.Datetime: return "timestamp"
-    return "time" if dtype == pl.Time else "array" if isinstance(dtype, pl.List | pl.Array) else "object" if isinstance(dtype, pl.Struct) else "string"
+    if dtype == pl.Time: return "time"
+    return "array" if isinstance(dtype, pl.List | pl.Array) else "object" if isinstance(dtype, pl.Struct) else "string"
 
 # %% ../../nbs/api/1_data/01_contract.ipynb #c805e81e
 def _round(x: float, digits: int, up: bool) -> float:
@@ -146,21 +153,27 @@ def _range(s: pl.Series) -> tuple[dict[str, Any], str]:
     if s.dtype.is_integer(): return {"minimum": int(new_a), "maximum": int(new_b)}, f"{seen}; a tenth of slack"
     return {"minimum": new_a, "maximum": new_b}, f"{seen}; a tenth of slack"
 
-# %% ../../nbs/api/1_data/01_contract.ipynb #9d94e798
-def _library(metric: str, value: float, *, unit: str = "", name: str = "", operator: str = "mustBeLessOrEqualTo", arguments: dict | None = None, why: str = "") -> DataQuality:
-    facts: dict[str, Any] = {"type": "library", "metric": metric, "unit": unit or None, "name": name or None, "arguments": arguments, "description": why or None, operator: value}
+# %% ../../nbs/api/1_data/01_contract.ipynb #8031350b
+def _library(metric: str, value: float, *, unit: str = "", name: str = "", operator: str = "mustBeLessOrEqualTo",
+             arguments: dict | None = None, why: str = "") -> DataQuality:
+    facts: dict[str, Any] = {"type": "library", "metric": metric, "unit": unit or None, "name": name or None, "arguments": arguments,
+                             "description": why or None, operator: value}
     return DataQuality(**facts)
 
 def _column(s: pl.Series, *, unique: bool, sentinels: Sequence[Any], tags: list[str], sensitive: bool) -> SchemaProperty:
     "What is proposed of one column."
     n, missing, kind = len(s), s.null_count(), logical_type(s.dtype)
-    p = SchemaProperty(name=s.name, logicalType=kind, physicalType=str(s.dtype), required=missing == 0, tags=tags or None, classification="sensitive" if sensitive else None)
+    p = SchemaProperty(name=s.name, logicalType=kind, physicalType=str(s.dtype), required=missing == 0, tags=tags or None,
+                       classification="sensitive" if sensitive else None)
     quality, why = [], []
-    if missing: quality.append(_library("nullValues", min(100, math.ceil(200 * missing / n + 1)), unit="percent", why=f"observed {100 * missing / n:.2g} %"))
+    if missing:
+        quality.append(_library("nullValues", min(100, math.ceil(200 * missing / n + 1)), unit="percent",
+                                why=f"observed {100 * missing / n:.2g} %"))
     values = s.drop_nulls()
     if len(sentinels):
         count = int(values.is_in(list(sentinels)).sum())
-        quality.append(_library("missingValues", min(100, math.ceil(200 * count / n + 1)), unit="percent", arguments={"missingValues": list(sentinels)},
+        quality.append(_library("missingValues", min(100, math.ceil(200 * count / n + 1)), unit="percent",
+                                arguments={"missingValues": list(sentinels)},
                                 why=f"sentinels that stand for a missing value; observed {count}"))
         values = values.filter(~values.is_in(list(sentinels)))
     if unique: p.unique, p.primaryKey, p.primaryKeyPosition = True, True, 1
@@ -174,7 +187,8 @@ def _column(s: pl.Series, *, unique: bool, sentinels: Sequence[Any], tags: list[
         distinct = values.n_unique()
         shape = next((k for k, r in _PATTERNS.items() if len(values) >= 20 and values.str.contains(r).all()), "")
         if distinct <= 64 and len(values) >= 5 * distinct:
-            quality.append(_library("invalidValues", 0, operator="mustBe", arguments={"validValues": values.unique().sort().to_list()}, why=f"the {distinct} values observed"))
+            quality.append(_library("invalidValues", 0, operator="mustBe", arguments={"validValues": values.unique().sort().to_list()},
+                                    why=f"the {distinct} values observed"))
         elif shape:
             length = values.str.len_chars().unique()
             p.logicalTypeOptions = {"pattern": rf"^\d{{{length[0]}}}$" if shape == "digits" and len(length) == 1 else _PATTERNS[shape]}
@@ -183,14 +197,14 @@ def _column(s: pl.Series, *, unique: bool, sentinels: Sequence[Any], tags: list[
     p.description, p.quality = "; ".join(why) or None, quality or None
     return p
 
-# %% ../../nbs/api/1_data/01_contract.ipynb #3d22fdfc
+# %% ../../nbs/api/1_data/01_contract.ipynb #5bd0d90d
 def propose(
     frame: pl.DataFrame,                     # the rows to learn from
     name: str,                               # of the dataset
     *,
     target: str = "",                        # the column to predict, tagged
     sensitive: Sequence[str] = (),           # columns classified as sensitive
-    sentinels: Sequence[Any] | Mapping[str, Sequence[Any]] = (),   # values by column that stand for missing ones, or things with `.column` and `.value`
+    sentinels: Sequence[Any] | Mapping[str, Sequence[Any]] = (),   # values that stand for missing ones: by column, or as found
     as_of: datetime | None = None,           # today, for freshness
 ) -> Contract:
     "A draft contract: what was seen, with a stated slack."
@@ -210,38 +224,48 @@ def propose(
         columns.append(_column(s, unique=s.name in keys[:1], sentinels=marks.get(s.name, ()), tags=tags, sensitive=s.name in sensitive))
         newest = s.max() if s.dtype in (pl.Date, pl.Datetime) else None
         if isinstance(newest, date):
-            age = (now - (newest.replace(tzinfo=None) if isinstance(newest, datetime) else datetime.combine(newest, datetime.min.time()))).days
-            if 0 <= age <= 366: sla.append(ServiceLevelAgreementProperty(property="latency", value=max(7, 2 * age), unit="d", element=f"{name}.{s.name}",
-                                                                         description=f"the newest {s.name} may be this old; observed {age} days"))
-    quality = [_library("rowCount", max(1, n // 2), operator="mustBeGreaterOrEqualTo", unit="rows", name="rows", why=f"half of the {n:,} observed")]
+            age = (now - (newest.replace(tzinfo=None) if isinstance(newest, datetime)
+                          else datetime.combine(newest, datetime.min.time()))).days
+            if 0 <= age <= 366:
+                days = max(7, 2 * age)
+                sla.append(ServiceLevelAgreementProperty(property="latency", value=days, unit="d", element=f"{name}.{s.name}",
+                           description=f"the newest {s.name} may be this old; observed {age} days"))
+    quality = [_library("rowCount", max(1, n // 2), operator="mustBeGreaterOrEqualTo", unit="rows", name="rows",
+                        why=f"half of the {n:,} observed")]
     if not keys and plain:
         twice = n - frame.select(pl.struct(plain).hash().n_unique()).item()
-        quality.append(_library("duplicateValues", math.ceil(100 * twice / n + 1), unit="percent", name="rows that occur again", why=f"observed {twice:,} of {n:,}"))
+        quality.append(_library("duplicateValues", math.ceil(100 * twice / n + 1), unit="percent", name="rows that occur again",
+                                why=f"observed {twice:,} of {n:,}"))
     schema = SchemaObject(name=name, logicalType="object", physicalType="table", properties=columns, quality=quality)
-    about = Description(purpose=f"Proposed from {n:,} rows. Every limit is what was observed, with slack.", limitations="A draft, until somebody who knows the data corrects it.")
-    return Contract(OpenDataContractStandard(apiVersion="v3.1.0", kind="DataContract", id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"mlops_workbench:{name}")), version="1.0.0", status="draft",
+    about = Description(purpose=f"Proposed from {n:,} rows. Every limit is what was observed, with slack.",
+                        limitations="A draft, until somebody who knows the data corrects it.")
+    return Contract(OpenDataContractStandard(apiVersion="v3.1.0", kind="DataContract",
+                                             id=str(uuid.uuid5(uuid.NAMESPACE_URL, f"mlops_workbench:{name}")), version="1.0.0",
+                                             status="draft",
                                              name=name, description=about, schema=[schema], slaProperties=sla or None))
 
 def is_key(
     s: pl.Series,   # a column without repeated values
 ) -> bool:
-    "Whether a column of different values looks like an identifier: text, or whole numbers, with no value missing and a name or spacing that says so."
+    "Whether a column of different values, none missing, looks like an identifier, by its name, or as UUIDs or running numbers."
     if s.null_count() or len(s) < 2: return False
     if re.search(r"(?i:(^|[_\W])(id|key|uuid|guid|no|nr|number|index|row|account)($|[_\W]))|[a-z](Id|ID|Key|No)$", s.name):
         return s.dtype == pl.String or s.dtype.is_integer()
     if s.dtype == pl.String: return bool(s.str.contains(_PATTERNS["UUID"]).all())
     return s.dtype.is_integer() and bool((s.diff().drop_nulls() == 1).all()) and len(s) > 20
 
-# %% ../../nbs/api/1_data/01_contract.ipynb #76926448
+# %% ../../nbs/api/1_data/01_contract.ipynb #3ef316dc
 @cache
 def _validator() -> Any:
     import jsonschema
     text = (importlib.resources.files("open_data_contract_standard") / "schema.json").read_text(encoding="utf-8")
     return jsonschema.Draft201909Validator(json.loads(text))
 
-_KNOWN: dict[str, list[str]] = {"": [f.alias or n for n, f in OpenDataContractStandard.model_fields.items()], "schema": list(SchemaObject.model_fields), "properties": list(SchemaProperty.model_fields),
+_KNOWN: dict[str, list[str]] = {"": [f.alias or n for n, f in OpenDataContractStandard.model_fields.items()],
+                                "schema": list(SchemaObject.model_fields), "properties": list(SchemaProperty.model_fields),
           "quality": list(DataQuality.model_fields), "slaProperties": list(ServiceLevelAgreementProperty.model_fields),
-          "logicalTypeOptions": ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength", "format", "multipleOf"]}
+          "logicalTypeOptions": ["minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum", "pattern", "minLength", "maxLength",
+                                 "format", "multipleOf"]}
 
 def _place(path: Sequence[str | int], document: Any, text: str) -> str:
     "A path in the document in words, with its line."
@@ -253,7 +277,9 @@ def _place(path: Sequence[str | int], document: Any, text: str) -> str:
                 line, node = (key if isinstance(key, yaml.Node) else value).start_mark.line + 1, value
                 break
         here = here.get(step) if isinstance(here, dict) else here[step] if isinstance(here, list) and isinstance(step, int) else None
-        if isinstance(step, int) and path[i - 1] in ("schema", "properties"): words.append(f"{'table' if path[i - 1] == 'schema' else 'column'} {here.get('name', step + 1) if isinstance(here, dict) else step + 1}")
+        if isinstance(step, int) and path[i - 1] in ("schema", "properties"):
+            name = here.get("name", step + 1) if isinstance(here, dict) else step + 1
+            words.append(f"{'table' if path[i - 1] == 'schema' else 'column'} {name}")
         elif step not in ("schema", "properties"): words.append(str(step + 1) if isinstance(step, int) else step)
     return ", ".join(([f"line {line}"] if line else []) + ([" ".join(words)] if words else []))
 
@@ -265,8 +291,10 @@ def _mistake(error: Any, document: Any, text: str, source: str) -> InputError:
     if error.validator in ("additionalProperties", "unevaluatedProperties"):
         key = next((k for k in re.findall(r"'([^']*)'", error.message) if k not in known), "")
         what, path, remedy = f"the key {key!r} is not known here", path + [key], nearest(key, known) if known else remedy
-    elif error.validator == "type": what, remedy = f"{error.instance!r} is not of type {error.validator_value}", f"write a value of type {error.validator_value}"
-    elif error.validator == "enum": what, remedy = f"{error.instance!r} is not allowed", nearest(str(error.instance), map(str, error.validator_value))
+    elif error.validator == "type":
+        what, remedy = f"{error.instance!r} is not of type {error.validator_value}", f"write a value of type {error.validator_value}"
+    elif error.validator == "enum":
+        what, remedy = f"{error.instance!r} is not allowed", nearest(str(error.instance), map(str, error.validator_value))
     elif error.validator == "required": remedy = "add it"
     elif error.validator == "oneOf" and container == "quality":
         odd = [k for k in error.instance if k not in known]
@@ -274,20 +302,23 @@ def _mistake(error: Any, document: Any, text: str, source: str) -> InputError:
         remedy = nearest(odd[0], known) if odd else "write one of " + ", ".join(_OPERATORS)
     return InputError(what, where=f"{source}, {_place(path, document, text)}", remedy=remedy, path=path)
 
-# %% ../../nbs/api/1_data/01_contract.ipynb #bdeb1019
+# %% ../../nbs/api/1_data/01_contract.ipynb #45a8b76b
 def _sense(contract: Contract, text: str, document: Any) -> None:
     "Raise an InputError for what the schema allows and no data could keep."
     tables = document.get("schema") or []
     def refuse(path: Sequence[str | int], what: str, remedy: str):
         raise InputError(what, where=f"{contract.source}, {_place(['schema', 0, *path], document, text)}", remedy=remedy)
-    if len(tables) != 1: raise InputError(f"the contract describes {len(tables)} tables", where=f"{contract.source}, schema", remedy="describe one table in one contract")
+    if len(tables) != 1:
+        raise InputError(f"the contract describes {len(tables)} tables", where=f"{contract.source}, schema",
+                         remedy="describe one table in one contract")
     seen: set[str] = set()
     for i, p in enumerate(contract.table.properties or []):
         name, o, here = p.name or "", p.logicalTypeOptions or {}, ["properties", i]
         if name in seen: refuse(here, f"the column {name!r} is described twice", "keep one of them")
         seen.add(name)
         low, high = o.get("minimum"), o.get("maximum")
-        if low is not None and high is not None and low > high: refuse([*here, "logicalTypeOptions", "minimum"], f"the minimum {low} is above the maximum {high}", "exchange them")
+        if low is not None and high is not None and low > high:
+            refuse([*here, "logicalTypeOptions", "minimum"], f"the minimum {low} is above the maximum {high}", "exchange them")
         if p.logicalType in ("date", "timestamp"):
             for k in ("minimum", "maximum", "exclusiveMinimum", "exclusiveMaximum"):
                 try: datetime.fromisoformat(str(o.get(k, "2000-01-01")))
@@ -296,16 +327,20 @@ def _sense(contract: Contract, text: str, document: Any) -> None:
         for where, pattern in patterns:
             if pattern is None: continue
             try: pl.Series([""]).str.contains(str(pattern))
-            except pl.exceptions.ComputeError as e: refuse([*here, where], f"the pattern {pattern!r} cannot be used: {str(e).splitlines()[-1].strip()}", "write a regular expression without look-around")
+            except pl.exceptions.ComputeError as e:
+                refuse([*here, where], f"the pattern {pattern!r} cannot be used: {str(e).splitlines()[-1].strip()}",
+                       "write a regular expression without look-around")
     for s in contract.standard.slaProperties or []:
         column = str(s.element or "").split(".")[-1]
         if s.property in ("latency", "freshness") and column not in seen:
-            raise InputError(f"freshness is promised of the column {column!r}, which the contract lacks", where=f"{contract.source}, slaProperties", remedy=nearest(column, seen))
+            raise InputError(f"freshness is promised of the column {column!r}, which the contract lacks",
+                             where=f"{contract.source}, slaProperties", remedy=nearest(column, seen))
 
 def _errors(document: dict) -> list[Any]:
     "What the schema has against the document. Columns of a wide table that differ only in numbers and names are checked once."
     def shape(x: Any) -> Any:
-        if isinstance(x, dict): return {k: "" if k in ("name", "description", "id") and isinstance(v, str) else shape(v) for k, v in x.items()}
+        if isinstance(x, dict):
+            return {k: "" if k in ("name", "description", "id") and isinstance(v, str) else shape(v) for k, v in x.items()}
         return [shape(v) for v in x] if isinstance(x, list) else 1 if type(x) in (int, float) and x >= 0 else x
     tables = document.get("schema")
     columns = tables[0].get("properties") if isinstance(tables, list) and len(tables) == 1 and isinstance(tables[0], dict) else None
@@ -323,13 +358,17 @@ def load_contract(
     "The contract in that file; an InputError names the place of a mistake and the remedy."
     source = str(path)
     try: text = Path(path).read_text(encoding="utf-8-sig")
-    except FileNotFoundError: raise InputError("no such contract", where=source, remedy="run the job ingest, which proposes one, or correct [data] contract") from None
-    except (OSError, UnicodeDecodeError) as e: raise InputError(f"cannot be read: {e}", where=source, remedy="give a readable YAML file in UTF-8") from None
+    except FileNotFoundError:
+        raise InputError("no such contract", where=source, remedy="run the job validate, which proposes one, or correct the path") from None
+    except (OSError, UnicodeDecodeError) as e:
+        raise InputError(f"cannot be read: {e}", where=source, remedy="give a readable YAML file in UTF-8") from None
     try: document = yaml.load(text, Loader=getattr(yaml, "CSafeLoader", yaml.SafeLoader))
     except yaml.YAMLError as e:
         mark = getattr(e, "problem_mark", None)
-        raise InputError(f"the file is not YAML: {getattr(e, 'problem', None) or e}", where=f"{source}, line {mark.line + 1}" if mark else source, remedy="mend the line; indentation counts") from None
-    if not isinstance(document, dict): raise InputError("the file holds no contract", where=source, remedy="write keys and values, as `propose` does")
+        raise InputError(f"the file is not YAML: {getattr(e, 'problem', None) or e}",
+                         where=f"{source}, line {mark.line + 1}" if mark else source, remedy="mend the line; indentation counts") from None
+    if not isinstance(document, dict):
+        raise InputError("the file holds no contract", where=source, remedy="write keys and values, as `propose` does")
     document = json.loads(json.dumps(document, default=str))      # YAML reads dates as dates, the standard wants text
     errors = sorted(_errors(document), key=lambda e: (-len(e.absolute_path), e.validator == "unevaluatedProperties"))
     if errors: raise _mistake(errors[0], document, text, source)

@@ -28,7 +28,7 @@ from .table import fit_schema, read_report, read_table, scan_batches
 # %% ../../nbs/api/1_data/00b_dataset.ipynb #6f9ad34d
 _all_ = ["read_report", "read_table", "scan_batches"]   # found here too
 
-# %% ../../nbs/api/1_data/00b_dataset.ipynb #27d4e483
+# %% ../../nbs/api/1_data/00b_dataset.ipynb #50fecb42
 def _keepable(s: pl.Series) -> Any:
     "The type in which Delta keeps a column."
     t = s.dtype
@@ -51,14 +51,16 @@ def storable(
     for c, t in schema.items():
         if not c.strip(): raise InputError("a column has no name", where=where, remedy="name it")
         if lower.setdefault(c.lower(), c) != c:
-            raise InputError(f"the columns {lower[c.lower()]!r} and {c!r} differ only in case", where=where, remedy="rename one: Delta tables ignore case")
+            raise InputError(f"the columns {lower[c.lower()]!r} and {c!r} differ only in case", where=where,
+                             remedy="rename one: Delta tables ignore case")
         if t == pl.Object: raise InputError(f"column {c!r} holds Python objects", where=where, remedy="turn it into numbers or text")
     changed = {c: new for c, s in zip(schema, frame) if (new := _keepable(s)) != s.dtype}
-    notes = [f"column {c!r} is kept as {new}, since Delta has no {schema[c]}" + (" (microseconds)" if schema[c] == pl.Duration else "") for c, new in changed.items()]
+    notes = [f"column {c!r} is kept as {new}, since Delta has no {schema[c]}"
+             + (" (microseconds)" if schema[c] == pl.Duration else "") for c, new in changed.items()]
     casts = [pl.col(c).dt.total_microseconds() if schema[c] == pl.Duration else pl.col(c).cast(t) for c, t in changed.items()]
     return frame.with_columns(casts), notes
 
-# %% ../../nbs/api/1_data/00b_dataset.ipynb #5bdff2b9
+# %% ../../nbs/api/1_data/00b_dataset.ipynb #6d8d8809
 def content_hash(
     frame: pl.DataFrame,   # columns of plain types
 ) -> str:
@@ -67,7 +69,8 @@ def content_hash(
     for s in frame.rechunk():
         h.update(f"|{s.name}|{s.dtype}|".encode())
         h.update(np.packbits(s.is_null().to_numpy()).tobytes())
-        if s.dtype in (pl.List, pl.Struct, pl.Decimal): s = s.cast(pl.String) if s.dtype == pl.Decimal else pl.Series(s.name, [repr(v) for v in s.to_list()])
+        if s.dtype in (pl.List, pl.Struct, pl.Decimal):
+            s = s.cast(pl.String) if s.dtype == pl.Decimal else pl.Series(s.name, [repr(v) for v in s.to_list()])
         if s.dtype in (pl.String, pl.Binary):
             s = s.cast(pl.Binary).fill_null(b"")
             h.update(s.bin.size().to_numpy().tobytes())
@@ -75,7 +78,7 @@ def content_hash(
         else: h.update(s.to_physical().fill_null(False if s.dtype == pl.Boolean else 0).to_numpy().tobytes())
     return h.hexdigest()
 
-# %% ../../nbs/api/1_data/00b_dataset.ipynb #38a2a423
+# %% ../../nbs/api/1_data/00b_dataset.ipynb #8ed6359e
 @dataclass(frozen=True)
 class Version:
     "A version of a dataset."
@@ -94,7 +97,9 @@ def parse_ref(
 ) -> tuple[str, int | None]:
     "The name and the version of a reference; None stands for the latest."
     m = re.fullmatch(r"([A-Za-z0-9][A-Za-z0-9_-]{0,99})(?:@(\d{1,9}|latest))?", ref)
-    if not m: raise InputError(f"{ref!r} is no dataset", where="the dataset's name", remedy="write letters, digits, - and _, and a version if wanted: loans, loans@2")
+    if not m:
+        raise InputError(f"{ref!r} is no dataset", where="the dataset's name",
+                         remedy="write letters, digits, - and _, and a version if wanted: loans, loans@2")
     return m[1], int(m[2]) if m[2] and m[2] != "latest" else None
 
 # %% ../../nbs/api/1_data/00b_dataset.ipynb #54233fc3
@@ -131,8 +136,9 @@ def versions(
     if delta is None: raise NotFoundError(f"no dataset {name!r}", where=store.url, remedy=nearest(name, datasets(store)))
     return _history(delta, name)
 
-# %% ../../nbs/api/1_data/00b_dataset.ipynb #a104ea4d
-_KEEP: dict[str, str | None] = {"delta.logRetentionDuration": "interval 36500 days", "delta.deletedFileRetentionDuration": "interval 36500 days",
+# %% ../../nbs/api/1_data/00b_dataset.ipynb #5ad5f282
+_KEEP: dict[str, str | None] = {"delta.logRetentionDuration": "interval 36500 days",
+                                "delta.deletedFileRetentionDuration": "interval 36500 days",
                                 "delta.enableExpiredLogCleanup": "false"}   # every version stays readable
 
 def _fit(frame: pl.DataFrame, delta: Any, name: str) -> pl.DataFrame:
@@ -140,7 +146,8 @@ def _fit(frame: pl.DataFrame, delta: Any, name: str) -> pl.DataFrame:
     schema = pl.scan_delta(delta).collect_schema()
     extra, absent = [c for c in frame.columns if c not in schema], [c for c in schema if c not in frame.columns]
     if extra or absent:
-        raise InputError("the rows to append have " + " and ".join(p for p in (f"unknown columns: {', '.join(extra[:5])}" if extra else "", f"no column {', '.join(absent[:5])}" if absent else "") if p),
+        odd = [f"unknown columns: {', '.join(extra[:5])}"] * bool(extra) + [f"no column {', '.join(absent[:5])}"] * bool(absent)
+        raise InputError("the rows to append have " + " and ".join(odd),
                          where=f"dataset {name}", remedy="make the columns the same, or commit with mode 'replace'")
     return fit_schema(frame.select(list(schema)), schema, where=f"dataset {name}")
 
@@ -158,9 +165,12 @@ def _write(store: Store, name: str, frame: pl.DataFrame, mode: str, message: str
     if mode == "append" and past: frame = _fit(frame, delta, name)
     digest = content_hash(frame)
     if mode == "replace" and past and past[-1].hash == digest: return past[-1]
-    facts = {"mlw_hash": digest, "mlw_rows": str(frame.height), "mlw_columns": str(frame.width), "mlw_mode": mode, "mlw_message": message, "mlw_id": token}
+    facts = {"mlw_hash": digest, "mlw_rows": str(frame.height), "mlw_columns": str(frame.width), "mlw_mode": mode, "mlw_message": message,
+             "mlw_id": token}
     how: dict[str, Any] = {"mode": "append"} if mode == "append" else {"mode": "overwrite", "schema_mode": "overwrite"}
-    try: write_deltalake(delta, frame, commit_properties=CommitProperties(custom_metadata=facts, max_commit_retries=500), storage_options=options, **how)
+    try:
+        write_deltalake(delta, frame, commit_properties=CommitProperties(custom_metadata=facts, max_commit_retries=500),
+                        storage_options=options, **how)
     except CommitFailedError: raise
     except BaseException:
         if created and store.is_local: store.delete(f"datasets/{name}")
@@ -180,9 +190,11 @@ def commit(
     "The new version, or the latest one if it has the same content already."
     from deltalake.exceptions import CommitFailedError, DeltaError
     if parse_ref(name)[1] is not None or mode not in ("replace", "append"):
-        raise InputError(f"cannot commit to {name!r} with mode {mode!r}", where="commit", remedy="give a name without a version, and mode 'replace' or 'append'")
+        raise InputError(f"cannot commit to {name!r} with mode {mode!r}", where="commit",
+                         remedy="give a name without a version, and mode 'replace' or 'append'")
     frame, _ = storable(frame, where=f"dataset {name}")
-    if not frame.height or not frame.width: raise InputError("there is no row to commit", where=f"dataset {name}", remedy="give a table with rows")
+    if not frame.height or not frame.width:
+        raise InputError("there is no row to commit", where=f"dataset {name}", remedy="give a table with rows")
     with store.lock(f"dataset-{name}", timeout=600):
         problem: Exception | None = None
         for attempt in range(100):
@@ -190,9 +202,10 @@ def commit(
             except CommitFailedError as e: problem = e     # another writer was first: look again, and try again
             except (OSError, DeltaError) as e: problem = e; break
             time.sleep(0.02 * (attempt % 10 + 1))
-    raise StoreError(f"the dataset {name!r} cannot be written: {str(problem).splitlines()[0]}", where=store.url, remedy="free space, or permit writing") from problem
+    raise StoreError(f"the dataset {name!r} cannot be written: {str(problem).splitlines()[0]}", where=store.url,
+                     remedy="free space, or permit writing") from problem
 
-# %% ../../nbs/api/1_data/00b_dataset.ipynb #8e52e758
+# %% ../../nbs/api/1_data/00b_dataset.ipynb #1921b992
 def resolve(
     store: Store,   # where the dataset is
     ref: str,       # `loans` for the latest, or `loans@2`
@@ -203,7 +216,8 @@ def resolve(
     found = next((v for v in reversed(known) if number in (None, v.version)), None)
     if found is None:
         some = ", ".join(str(v.version) for v in known[-10:])
-        raise NotFoundError(f"no version {ref!r}", where=store.url, remedy=f"versions that exist: {some}" if some else "commit one: the dataset is empty")
+        remedy = f"versions that exist: {some}" if some else "commit one: the dataset is empty"
+        raise NotFoundError(f"no version {ref!r}", where=store.url, remedy=remedy)
     return found
 
 def scan(
@@ -218,7 +232,8 @@ def scan(
     files = pl.DataFrame(delta.get_add_actions()).select("path", "modification_time")
     if files.height < 2: return pl.scan_delta(delta)
     # Delta keeps no order of files: those of one commit share a name but for a running number, and commits follow in time
-    files = files.with_columns(pl.col("path").str.extract(r"part-(\d+)-").cast(pl.Int64).alias("part"), pl.col("path").str.replace(r"part-\d+-", "").alias("commit"))
+    files = files.with_columns(pl.col("path").str.extract(r"part-(\d+)-").cast(pl.Int64).alias("part"),
+                               pl.col("path").str.replace(r"part-\d+-", "").alias("commit"))
     files = files.sort(pl.col("modification_time").min().over("commit"), "commit", "part")
     return pl.scan_parquet([f"{url}/{unquote(p)}" for p in files["path"]], storage_options=options, glob=False, hive_partitioning=False)
 
@@ -229,7 +244,7 @@ def read(
     "The rows of that version, in the order of their commits."
     return scan(store, ref).collect()
 
-# %% ../../nbs/api/1_data/00b_dataset.ipynb #c6f4a61a
+# %% ../../nbs/api/1_data/00b_dataset.ipynb #73da01dd
 @dataclass(frozen=True)
 class Changes:
     "What differs between two versions of a dataset."
@@ -246,16 +261,19 @@ class Changes:
 
     def _repr_html_(self) -> str:
         rows = f"{number(self.before.rows)} rows became {number(self.after.rows)}"
-        parts = [f"{w}: {', '.join(c)}" for w, c in (("added", self.added), ("removed", self.removed), ("retyped", [f"{c} ({a} to {b})" for c, (a, b) in self.retyped.items()])) if c]
+        parts = [f"{w}: {', '.join(c)}" for w, c in (("added", self.added), ("removed", self.removed),
+                                                     ("retyped", [f"{c} ({a} to {b})" for c, (a, b) in self.retyped.items()])) if c]
         head = note(f"{self.before} to {self.after}: " + "; ".join([rows] + parts)).markup
         return head + (table(self.shifts, caption="Columns whose values moved", limit=30).markup if self.shifts.height else "")
 
 def _digest(frame: pl.DataFrame) -> pl.DataFrame:
     "A line a column: missing share, and mean for numbers or number of different values for the rest."
     plain = {c: t for c, t in frame.schema.items() if not t.is_nested()}
-    values = frame.select((pl.col(c).mean() if t.is_numeric() or t == pl.Boolean else pl.col(c).n_unique()).cast(pl.Float64) for c, t in plain.items())
+    values = frame.select((pl.col(c).mean() if t.is_numeric() or t == pl.Boolean else pl.col(c).n_unique()).cast(pl.Float64)
+                          for c, t in plain.items())
     missing = frame.select(pl.col(list(plain)).null_count() / max(frame.height, 1))
-    return pl.DataFrame({"column": list(plain), "missing": missing.row(0), "value": values.row(0)}, schema={"column": pl.String, "missing": pl.Float64, "value": pl.Float64})
+    return pl.DataFrame({"column": list(plain), "missing": missing.row(0), "value": values.row(0)},
+                        schema={"column": pl.String, "missing": pl.Float64, "value": pl.Float64})
 
 def changes(
     store: Store,     # where the dataset is

@@ -17,7 +17,7 @@ import polars as pl
 from ..core.errors import InputError, nearest
 from ..core.show import interval, note, number, table
 
-# %% ../../nbs/api/1_data/04_drift.ipynb #e7e0c052
+# %% ../../nbs/api/1_data/04_drift.ipynb #f72485e5
 _CATEGORIES = 50   # categories with a bin of their own
 _LEVELS = [0.01, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.99]   # quantiles of the reference between which numbers are counted
 
@@ -31,7 +31,8 @@ def _numbers(r: pl.Series, c: pl.Series, dtype: Any) -> tuple[list[str], np.ndar
     "Labels and counts for numbers with many values, in bins between quantiles of the reference."
     a, b = (s.to_physical().cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy() for s in (r, c))
     edges = np.unique(np.quantile(a if len(a) >= 200 or not len(b) else np.concatenate([a, b]), _LEVELS)) if len(a) else np.array([0.0])
-    labels = [f"up to {_text(edges[0], dtype)}", *(f"{_text(x, dtype)} to {_text(y, dtype)}" for x, y in zip(edges, edges[1:])), f"above {_text(edges[-1], dtype)}"]
+    labels = [f"up to {_text(edges[0], dtype)}", *(f"{_text(x, dtype)} to {_text(y, dtype)}" for x, y in zip(edges, edges[1:])),
+              f"above {_text(edges[-1], dtype)}"]
     a, b = (np.bincount(np.searchsorted(edges, x, side="left"), minlength=len(labels)) for x in (a, b))
     return labels, a, b
 
@@ -60,7 +61,8 @@ def bin_counts(
     labels, a, b = _numbers(reference, cast, dtype) if numeric else _values(reference, cast)
     gone = [reference.null_count(), current.null_count()]
     if dtype.is_float(): gone = [gone[0] + int(reference.is_nan().sum() or 0), gone[1] + int(cast.is_nan().sum() or 0)] if numeric else gone
-    counts = pl.DataFrame({"bin": [*labels, "(missing)", "(unreadable)"], "reference": [*a.tolist(), gone[0], 0], "current": [*b.tolist(), gone[1], unreadable]})
+    counts = pl.DataFrame({"bin": [*labels, "(missing)", "(unreadable)"], "reference": [*a.tolist(), gone[0], 0],
+                           "current": [*b.tolist(), gone[1], unreadable]})
     return "number" if numeric else "category", counts.filter(pl.col("reference") + pl.col("current") > 0)
 
 # %% ../../nbs/api/1_data/04_drift.ipynb #8b8ac2de
@@ -101,11 +103,11 @@ def _p_value(a: np.ndarray, b: np.ndarray, rng: np.random.Generator) -> float:
     draws = rng.multivariate_hypergeometric(both.astype(np.int64), n, size=9999, method="marginals")
     return float((1 + (statistic(draws) >= seen * (1 - 1e-12)).sum()) / 10000)
 
-# %% ../../nbs/api/1_data/04_drift.ipynb #7017b60d
+# %% ../../nbs/api/1_data/04_drift.ipynb #b743bc91
 @dataclass(frozen=True)
 class DriftReport:
     "What drifted between two tables."
-    table: pl.DataFrame                  # column, kind, distance, low, high, p_value, adjusted_p, drifted, n_reference, n_current, most_changed
+    table: pl.DataFrame                  # column, kind, distance, low, high, p_value, adjusted_p, drifted, n_reference, n_current, ...
     alpha: float
     confidence: float
     added: list[str] = field(default_factory=list)      # columns of the current table only
@@ -119,14 +121,19 @@ class DriftReport:
 
     def to_json(self) -> dict[str, Any]:
         "Plain values for a record."
-        return {"alpha": self.alpha, "confidence": self.confidence, "drifted": self.drifted, "added": self.added, "removed": self.removed, "columns": self.table.to_dicts()}
+        return {"alpha": self.alpha, "confidence": self.confidence, "drifted": self.drifted, "added": self.added, "removed": self.removed,
+                "columns": self.table.to_dicts()}
 
     def _repr_html_(self) -> str:
         n = self.table.height
-        words = f"{len(self.drifted)} of {n} columns drifted (false discovery rate {self.alpha:g})" + "".join(f"; {w}: {', '.join(c[:8])}" for w, c in (("new columns", self.added), ("columns gone", self.removed)) if c)
-        rows = [{"column": r["column"], "distance": interval(r["distance"], r["low"], r["high"]), "adjusted p": r["adjusted_p"], "drifted": r["drifted"], "most changed": r["most_changed"],
-                 "rows": f"{r['n_reference']:,} and {r['n_current']:,}"} for r in self.table.sort("distance", descending=True).head(30).to_dicts()]
-        return note(words, "warn" if self.drifted else "good").markup + table(rows, caption=f"Jensen-Shannon distance with its {self.confidence:.0%} interval").markup
+        others = "".join(f"; {w}: {', '.join(c[:8])}" for w, c in (("new columns", self.added), ("columns gone", self.removed)) if c)
+        words = f"{len(self.drifted)} of {n} columns drifted (false discovery rate {self.alpha:g}){others}"
+        rows = [{"column": r["column"], "distance": interval(r["distance"], r["low"], r["high"]), "adjusted p": r["adjusted_p"],
+                 "drifted": r["drifted"], "most changed": r["most_changed"],
+                 "rows": f"{r['n_reference']:,} and {r['n_current']:,}"}
+                 for r in self.table.sort("distance", descending=True).head(30).to_dicts()]
+        caption = f"Jensen-Shannon distance with its {self.confidence:.0%} interval"
+        return note(words, "warn" if self.drifted else "good").markup + table(rows, caption=caption).markup
 
 def _most_changed(counts: pl.DataFrame) -> str:
     "The bin whose share changed most, with both shares."
@@ -134,8 +141,9 @@ def _most_changed(counts: pl.DataFrame) -> str:
     i = int(np.abs(b - a).argmax())
     return f"{counts['bin'][i]}: {a[i]:.1%} to {b[i]:.1%}"
 
-# %% ../../nbs/api/1_data/04_drift.ipynb #5db3d49e
-_TABLE = {"column": pl.String, "kind": pl.String, "distance": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_value": pl.Float64, "adjusted_p": pl.Float64,
+# %% ../../nbs/api/1_data/04_drift.ipynb #5a22112f
+_TABLE = {"column": pl.String, "kind": pl.String, "distance": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_value": pl.Float64,
+          "adjusted_p": pl.Float64,
           "drifted": pl.Boolean, "n_reference": pl.Int64, "n_current": pl.Int64, "most_changed": pl.String}
 
 def drift(
@@ -149,13 +157,15 @@ def drift(
     replicates: int = 1000,                 # of the bootstrap
     seed: int = 0,                          # of the draws
 ) -> DriftReport:
-    "The distance of each column with its interval and test: Jensen-Shannon over bins of the reference, bootstrap of counts, chi-squared, Benjamini-Hochberg."
+    "Each column's Jensen-Shannon distance, its bootstrap interval, and a chi-squared test corrected by Benjamini and Hochberg."
     from scipy.stats import false_discovery_control
     for name, frame in (("reference", reference), ("current", current)):
         if not frame.height: raise InputError(f"the {name} table has no rows", where="drift", remedy="give a table with rows")
     before, after = dict(reference.schema), dict(current.schema)
     for c in columns or ():
-        if c not in before or c not in after: raise InputError(f"no column {c!r} in the {'current' if c in before else 'reference'} table", where="drift", remedy=nearest(c, set(before) & set(after)))
+        if c not in before or c not in after:
+            raise InputError(f"no column {c!r} in the {'current' if c in before else 'reference'} table", where="drift",
+                             remedy=nearest(c, set(before) & set(after)))
     both = [c for c in (columns or before) if c in after and not before[c].is_nested()]
     rng, lines, kept, ps = np.random.default_rng(seed), [], {}, []
     for c in both:
@@ -165,6 +175,8 @@ def drift(
         lines.append([c, kind, *_interval(a, b, confidence, replicates, rng), ps[-1], int(a.sum()), int(b.sum()), _most_changed(counts)])
         kept[c] = counts
     adjusted = false_discovery_control(ps, method="bh").tolist() if ps else []
-    rows = [(c, kind, d, low, high, p, q, q <= alpha and low >= tolerance, n, m, words) for (c, kind, d, low, high, p, n, m, words), q in zip(lines, adjusted)]
+    rows = [(c, kind, d, low, high, p, q, q <= alpha and low >= tolerance, n, m, words)
+            for (c, kind, d, low, high, p, n, m, words), q in zip(lines, adjusted)]
     wanted = set(columns) if columns else None
-    return DriftReport(pl.DataFrame(rows, schema=_TABLE, orient="row"), alpha, confidence, [c for c in after if c not in before and not wanted], [c for c in before if c not in after and not wanted], kept)
+    return DriftReport(pl.DataFrame(rows, schema=_TABLE, orient="row"), alpha, confidence,
+                       [c for c in after if c not in before and not wanted], [c for c in before if c not in after and not wanted], kept)

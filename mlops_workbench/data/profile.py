@@ -40,7 +40,7 @@ def _codelike(v: float) -> str:
     if a >= 1000 and re.fullmatch(r"10+", digits) and a == int(a): return "a round power of ten"
     return ""
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #08460a3d
+# %% ../../nbs/api/1_data/03_profile.ipynb #3552a871
 def _far(values: np.ndarray, counts: np.ndarray, sign: int) -> list[tuple[float, int, str]]:
     "Sentinels at one end of the sorted different values of a column."
     coded = [_codelike(v) for v in values]
@@ -58,7 +58,8 @@ def _far(values: np.ndarray, counts: np.ndarray, sign: int) -> list[tuple[float,
         i, j = (-1, -2) if sign > 0 else (0, 1)
         others = values[:-1] if sign > 0 else values[1:]
         gap = abs(values[i] - values[j]) / float(others[-1] - others[0])
-        if counts[i] >= 2 and gap >= 10: found.append((float(values[i]), int(counts[i]), f"repeated, and {gap:,.3g} times the range of the other values beyond them"))
+        if counts[i] >= 2 and gap >= 10:
+            found.append((float(values[i]), int(counts[i]), f"repeated, and {gap:,.3g} times the range of the other values beyond them"))
     return found
 
 def _negative(values: np.ndarray, counts: np.ndarray) -> list[tuple[float, int, str]]:
@@ -67,7 +68,8 @@ def _negative(values: np.ndarray, counts: np.ndarray) -> list[tuple[float, int, 
     if len(below) != 1 or below[0] not in (-1, -9, -99, -999, -9999) or len(values) < 9 or counts[0] < 2: return []
     return [(float(below[0]), int(counts[0]), "the only negative value, and it looks like a code")]
 
-_DATES = (date(1900, 1, 1), date(1901, 1, 1), date(1970, 1, 1), date(2099, 12, 31), date(2999, 12, 31), date(9999, 12, 31), date(9999, 1, 1))
+_DATES = (date(1900, 1, 1), date(1901, 1, 1), date(1970, 1, 1), date(2099, 12, 31), date(2999, 12, 31), date(9999, 12, 31),
+          date(9999, 1, 1))
 
 def find_sentinels(
     frame: pl.DataFrame,             # the table
@@ -82,19 +84,19 @@ def find_sentinels(
             days = s.drop_nulls().cast(pl.Date)
             rest = days.filter(~days.is_in(_DATES))
             if not len(rest): continue
-            first, last = rest[0], rest[0]
             first, last = rest.min(), rest.max()
             for d in _DATES:
                 outside = min(abs(d - first), abs(d - last)) if not first <= d <= last else None   # type: ignore[operator]
                 if outside is not None and (n := int((days == d).sum())) and outside >= last - first:   # type: ignore[operator]
-                    found.append(Sentinel(s.name, datetime(d.year, d.month, d.day) if s.dtype == pl.Datetime else d, n, "a date that stands for none"))
+                    found.append(Sentinel(s.name, datetime(d.year, d.month, d.day) if s.dtype == pl.Datetime else d, n,
+                                          "a date that stands for none"))
             continue
         values, counts = np.unique(s.drop_nulls().cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy(), return_counts=True)
         hits = _far(values, counts, 1) + (_far(values, counts, -1) or _negative(values, counts)) if len(values) > 2 else []
         found += [Sentinel(s.name, int(v) if s.dtype.is_integer() else v, n, why) for v, n, why in hits]
     return found
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #0275f370
+# %% ../../nbs/api/1_data/03_profile.ipynb #7eb75fa7
 def replace_sentinels(
     frame: pl.DataFrame,             # the table
     sentinels: Iterable[Sentinel],   # as `find_sentinels` gives them
@@ -102,9 +104,10 @@ def replace_sentinels(
     "The table with those values missing."
     values: dict[str, list[Any]] = {}
     for s in sentinels: values.setdefault(s.column, []).append(s.value)
-    return frame.with_columns(pl.when(pl.col(c).is_in(v)).then(None).otherwise(pl.col(c)).alias(c) for c, v in values.items() if c in frame.columns)
+    return frame.with_columns(pl.when(pl.col(c).is_in(v)).then(None).otherwise(pl.col(c)).alias(c) for c, v in values.items()
+                              if c in frame.columns)
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #07e499e7
+# %% ../../nbs/api/1_data/03_profile.ipynb #0cbe5410
 def id_like(
     frame: pl.DataFrame,   # the table
 ) -> list[str]:
@@ -112,11 +115,12 @@ def id_like(
     found, n = [], frame.height
     if n < 20: return found
     for s in frame:
-        if s.dtype == pl.String and s.null_count() < n / 2 and s.drop_nulls().n_unique() >= 0.95 * (n - s.null_count()): found.append(s.name)
+        if s.dtype == pl.String and s.null_count() < n / 2 and s.drop_nulls().n_unique() >= 0.95 * (n - s.null_count()):
+            found.append(s.name)
         elif s.dtype.is_integer() and s.n_unique() == n and is_key(s): found.append(s.name)
     return found
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #e7d2e92c
+# %% ../../nbs/api/1_data/03_profile.ipynb #d6a3b0b0
 _SAMPLE = 100_000   # rows looked at, drawn with a fixed seed
 
 def _codes(s: pl.Series, bins: int = 64) -> np.ndarray:
@@ -128,7 +132,7 @@ def _codes(s: pl.Series, bins: int = 64) -> np.ndarray:
         codes = np.searchsorted(edges, x, side="left")
         codes[np.isnan(x)] = len(edges) + 1
         return codes
-    return s.rank("dense").fill_null(0).cast(pl.Int64).to_numpy() if s.dtype in (pl.String, pl.Boolean) else s.cast(pl.String).rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
+    return (s if s.dtype == pl.String else s.cast(pl.String)).rank("dense").fill_null(0).cast(pl.Int64).to_numpy()
 
 def _is_classes(s: pl.Series) -> bool:
     "Whether a column is predicted as classes rather than as a number."
@@ -173,7 +177,7 @@ def _score(x: np.ndarray, y: _Answer) -> tuple[float, float]:
     score = float(1 - errors / base) if base > 0 else 0.0
     return score, float(np.mean(aucs)) if aucs else score
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #bf992f16
+# %% ../../nbs/api/1_data/03_profile.ipynb #48e68771
 @dataclass(frozen=True)
 class Leak:
     "A column that gives the target away."
@@ -193,8 +197,10 @@ def _partly(x: np.ndarray, y: _Answer, s: pl.Series) -> tuple[float, str]:
     rows, kept = int(totals[pure].sum()), int(counts[pure, k].sum())
     if rows < len(x) / 3 or rows == len(x) or (rows - kept) > 0.05 * rows * (1 - prior[k]) or rows * (1 - prior[k]) < 20: return 0.0, ""
     shown = s.filter(pl.Series(np.isin(x, np.flatnonzero(pure)))).unique().sort().to_list()
-    which = "no value" if shown == [None] else "a value" if len(shown) > 20 else ", ".join("no value" if v is None else str(v) for v in shown)
-    return kept / rows, f"settles the answer for {rows / len(x):.0%} of the rows, those with {which}: {kept:,} of {rows:,} have the same one"
+    texts = ["no value" if v is None else str(v) for v in shown]
+    which = "a value" if len(shown) > 20 else ", ".join(texts)
+    where = f"{rows / len(x):.0%} of the rows, those with {which}"
+    return kept / rows, f"settles the answer for {where}: {kept:,} of {rows:,} have the same one"
 
 def find_leaks(
     frame: pl.DataFrame,            # the table
@@ -214,16 +220,20 @@ def find_leaks(
         score, auc = _score(x, y)
         if y.number is not None and s.dtype.is_numeric():
             both = ~np.isnan(v := s.cast(pl.Float64).to_numpy()) & ~np.isnan(y.number)
-            pairs = ((v[both], y.number[both]), tuple(pl.Series(z[both]).rank().to_numpy() for z in (v, y.number)))   # itself, and any increasing function of it
-            if both.sum() > 20 and v[both].std() > 0: score = max(score, *(float(np.corrcoef(a, b)[0, 1] ** 2 * both.mean()) for a, b in pairs))
+            pairs = ((v[both], y.number[both]), tuple(pl.Series(z[both]).rank().to_numpy()
+                                                      for z in (v, y.number)))   # itself, and any increasing function of it
+            if both.sum() > 20 and v[both].std() > 0:
+                score = max(score, *(float(np.corrcoef(a, b)[0, 1] ** 2 * both.mean()) for a, b in pairs))
         partly, how = _partly(x, y, s)
-        if y.number is not None and score >= 0.98: found.append(Leak(s.name, score, f"alone it explains {score:.1%} of the variance of {target}"))
-        elif y.number is None and score >= 0.97: found.append(Leak(s.name, score, f"alone it avoids {score:.1%} of the errors about {target}"))
+        if y.number is not None and score >= 0.98:
+            found.append(Leak(s.name, score, f"alone it explains {score:.1%} of the variance of {target}"))
+        elif y.number is None and score >= 0.97:
+            found.append(Leak(s.name, score, f"alone it avoids {score:.1%} of the errors about {target}"))
         elif y.number is None and auc >= 0.99: found.append(Leak(s.name, auc, f"alone it ranks {target} with an AUC of {auc:.3f}"))
         elif partly: found.append(Leak(s.name, partly, how))
     return sorted(found, key=lambda e: -e.score)
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #672738ff
+# %% ../../nbs/api/1_data/03_profile.ipynb #90ac7bef
 def spells_out(
     frame: pl.DataFrame,            # the table
     column: str,                    # such as a sensitive one
@@ -231,7 +241,8 @@ def spells_out(
     exclude: Sequence[str] = (),    # columns not looked at, such as the target
 ) -> list[tuple[str, str]]:
     "The other columns that say what this one says, each with the reason."
-    if column not in frame.columns: raise InputError(f"no column {column!r}", where="the sensitive columns", remedy=nearest(column, frame.columns))
+    if column not in frame.columns:
+        raise InputError(f"no column {column!r}", where="the sensitive columns", remedy=nearest(column, frame.columns))
     part = frame.sample(_SAMPLE, seed=0) if frame.height > _SAMPLE else frame
     if part.height < 20 or part[column].n_unique() < 2: return []
     own, y, found = _codes(part[column]), _answer(part[column]), []
@@ -243,7 +254,7 @@ def spells_out(
         elif back >= 0.98: found.append((s.name, f"it follows from {column}: {back:.1%} of the errors are avoided"))
     return found
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #fce5d2db
+# %% ../../nbs/api/1_data/03_profile.ipynb #756caabb
 def _top(s: pl.Series) -> tuple[str, float]:
     "The most frequent value of a column and its share of all rows."
     counts = s.drop_nulls().value_counts(sort=True).head(1)
@@ -261,10 +272,12 @@ def profile(
         numeric = s.dtype.is_numeric() or s.dtype == pl.Boolean
         low, high = (s.min(), s.max()) if numeric or kind in ("date", "timestamp") else (None, None)
         top, share = _top(s) if not s.dtype.is_nested() else ("", 0.0)
-        notes = ["an identifier"] * (s.name in keys) + ["constant"] * (distinct - (s.null_count() > 0) == 1) + ["empty"] * (s.null_count() == len(s)) + (
-            [f"sentinels {', '.join(odd[s.name])}"] if s.name in odd else [])
+        notes = ["an identifier"] * (s.name in keys) + ["constant"] * (distinct - (s.null_count() > 0) == 1)
+        notes += ["empty"] * (s.null_count() == len(s)) + [f"sentinels {', '.join(odd[s.name])}" for _ in odd.get(s.name, [])[:1]]
         mean: Any = s.cast(pl.Float64).mean() if numeric else None
-        lines.append((s.name, kind, s.null_count(), s.null_count() / max(len(s), 1), distinct, None if low is None else str(low), None if high is None else str(high), mean, top, share, "; ".join(notes)))
-    names = {"column": pl.String, "type": pl.String, "missing": pl.Int64, "missing_share": pl.Float64, "distinct": pl.Int64, "min": pl.String, "max": pl.String,
+        lines.append((s.name, kind, s.null_count(), s.null_count() / max(len(s), 1), distinct, None if low is None else str(low),
+                      None if high is None else str(high), mean, top, share, "; ".join(notes)))
+    names = {"column": pl.String, "type": pl.String, "missing": pl.Int64, "missing_share": pl.Float64, "distinct": pl.Int64,
+             "min": pl.String, "max": pl.String,
              "mean": pl.Float64, "most_frequent": pl.String, "share": pl.Float64, "note": pl.String}
     return pl.DataFrame(lines, schema=names, orient="row")

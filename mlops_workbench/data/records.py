@@ -51,8 +51,9 @@ def file_kind(source: str) -> str:
         raise InputError("the file is neither text nor Parquet", where=source, remedy="export it as CSV or Parquet")
     return "text"
 
-# %% ../../nbs/api/1_data/00_records.ipynb #b142fb89
-_CODECS = ["cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1258", "koi8_r", "cp932", "euc_jp", "gb18030", "big5", "cp949", "cp874"]
+# %% ../../nbs/api/1_data/00_records.ipynb #c1ac26ad
+_CODECS = ["cp1250", "cp1251", "cp1253", "cp1254", "cp1255", "cp1256", "cp1258", "koi8_r", "cp932", "euc_jp", "gb18030", "big5", "cp949",
+           "cp874"]
 
 def _encoding(source: str) -> str:
     "The name of the encoding in which the whole file can be decoded."
@@ -91,7 +92,7 @@ def _delimiter(head: str) -> str:
         return (sum(len(r) == n for r in rows) / len(rows) if n > 1 else 0.0, n)
     return max(",;\t|", key=score)
 
-# %% ../../nbs/api/1_data/00_records.ipynb #a8611254
+# %% ../../nbs/api/1_data/00_records.ipynb #d03f3f82
 @dataclass
 class Layout:
     "How the text of a file is laid out."
@@ -106,8 +107,10 @@ class Layout:
 
     def ragged(self, line: int, found: int) -> InputError:
         n = len(self.columns)
-        return InputError(f"line {line:,} has {found:,} value{'s' * (found != 1)} where the header has {n:,}", where=f"{self.source}, line {line:,}",
-                          remedy=f"mend the line, or put quotes around a value that contains {self.delimiter!r}", line=line, found=found, expected=n)
+        return InputError(f"line {line:,} has {found:,} value{'s' * (found != 1)} where the header has {n:,}",
+                          where=f"{self.source}, line {line:,}",
+                          remedy=f"mend the line, or put quotes around a value that contains {self.delimiter!r}", line=line, found=found,
+                          expected=n)
 
     def open_quote(self, line: int) -> InputError:
         return InputError("a quotation mark is opened and never closed", where=f"{self.source}, line {line:,} or after", line=line,
@@ -201,7 +204,7 @@ def _lines(chunks: Iterator[str]) -> Iterator[str]:
         for line in lines: yield line + "\n"
     if rest: yield rest + "\n"
 
-# %% ../../nbs/api/1_data/00_records.ipynb #fa73a197
+# %% ../../nbs/api/1_data/00_records.ipynb #aa52d253
 def read_layout(source: str) -> Layout:
     "How the text of the file is laid out, from its first bytes."
     encoding = _encoding(source)
@@ -224,7 +227,8 @@ def read_layout(source: str) -> Layout:
             layout.columns[i] = next(c for k in itertools.count() if (c := f"column_{i + 1}" + "_" * k) not in layout.columns)
             layout.notes.append(f"column {i + 1} has no name: it is called {layout.columns[i]!r}")
     check_columns(layout.columns, source)
-    if any(re.fullmatch(r"[-+]?\d+(\.\d+)?", n) for n in names): layout.notes.append("the header has a number for a name: is the header line missing?")
+    if any(re.fullmatch(r"[-+]?\d+(\.\d+)?", n) for n in names):
+        layout.notes.append("the header has a number for a name: is the header line missing?")
     return layout
 
 def check_columns(
@@ -237,5 +241,6 @@ def check_columns(
     twice = {c: i for c, i in seen.items() if len(i) > 1}
     if twice:
         name, places = next(iter(twice.items()))
-        raise InputError(f"{len(twice):,} column name{'s occur' if len(twice) > 1 else ' occurs'} more than once: {name!r} is column {' and '.join(map(str, places))}",
+        where_twice = " and ".join(map(str, places))
+        raise InputError(f"{len(twice):,} column name{'s occur' if len(twice) > 1 else ' occurs'} more than once: {name!r} is column {where_twice}",
                          where=f"{where}, header", remedy="rename or drop the duplicates", columns=list(twice))

