@@ -39,7 +39,7 @@ def staged(tmp_path_factory):
     copy.mkdir()
     for part in ("nbs", "mlops_workbench"): shutil.copytree(ROOT / part, copy / part, symlinks=True, ignore=shutil.ignore_patterns("__pycache__", ".ipynb_checkpoints"))
     for part in ("pyproject.toml", "_quarto.yml", "README.md"): shutil.copy(ROOT / part, copy / part)
-    subprocess.run([Path(sys.executable).with_name("nbdev-proc-nbs")], cwd=copy, check=True, capture_output=True)
+    subprocess.run([sys.executable, "-c", "from nbdev.serve import proc_nbs; proc_nbs(n_workers=2)"], cwd=copy, check=True, capture_output=True)
     return copy / "_proc"
 
 

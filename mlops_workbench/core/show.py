@@ -6,8 +6,7 @@
 __all__ = ['palette', 'number', 'interval', 'Html', 'escape', 'badge', 'table', 'note', 'stack', 'titled', 'figure', 'picture',
            'progress', 'track']
 
-# %% ../../nbs/api/0_core/06_show.ipynb #b004cf0a
-import dataclasses
+# %% ../../nbs/api/0_core/06_show.ipynb #9c5f5718
 import html
 import math
 import sys
@@ -57,7 +56,7 @@ def escape(
     "Its text, safe inside HTML."
     return html.escape(str(value))
 
-# %% ../../nbs/api/0_core/06_show.ipynb #70753cce
+# %% ../../nbs/api/0_core/06_show.ipynb #07339ac6
 _TONES = {"pass": "good", "succeeded": "good", "fail": "bad", "failed": "bad", "undecided": "warn", "cancelled": "warn", "preempted": "warn",
           "running": "warn", "lost": "bad", "warn": "warn", "not run": "warn"}
 _COLOURS = {"good": ("#e3f4ea", "#115c33"), "bad": ("#fde8e6", "#97180c"), "warn": ("#fff3d6", "#6f4a00")}
@@ -76,7 +75,7 @@ def _rows(rows: Any) -> list[dict[str, Any]]:
     "Rows as dictionaries, from dictionaries, dataclasses, or a Polars or pandas frame."
     if hasattr(rows, "to_dicts"): return rows.to_dicts()
     if hasattr(rows, "to_dict"): return rows.to_dict("records")
-    return [dataclasses.asdict(r) if dataclasses.is_dataclass(r) else dict(r) for r in rows]
+    return [dict(vars(r) if hasattr(r, "__dataclass_fields__") else r) for r in rows]
 
 def table(
     rows: Any,                            # dictionaries or dataclasses, or a Polars or pandas frame

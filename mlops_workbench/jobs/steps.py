@@ -241,7 +241,7 @@ def leave_evidence(
     run.output("run", "assess", run.id)
     return path
 
-# %% ../../nbs/api/7_jobs/04_steps.ipynb #3cf64a4c
+# %% ../../nbs/api/7_jobs/04_steps.ipynb #4731e818
 def parity(
     graph: Graph,            # the graph
     predictor: Predictor,    # the model it was made from
@@ -264,16 +264,25 @@ def parity(
     if not worst <= tolerance: raise WorkbenchError(f"the graph differs from the model by {worst:.2g}", where="model.onnx", remedy="report this with the model's family")
     return pl.DataFrame(found).unique("rows", keep="first", maintain_order=True)
 
+def _tuned(record: dict[str, Any]) -> str:
+    "The run of tune that a run of assess assessed, if it did."
+    return next((i["version"] for i in record["inputs"] if i["kind"] == "run"), "")
+
+def _latest_search(run: JobRun) -> str:
+    "The latest run of assess that assessed a search, if a later one assessed a deployed model on a file."
+    found = Runs(run.store).list(job="assess", status="succeeded")
+    return "" if found and _tuned(found[0]) else next((r["id"] for r in found if _tuned(r)), "")
+
 def make_bundle(
     run: JobRun,           # that deploys
     assess_run: str = "",  # a run of assess; the latest that succeeded when empty
 ) -> tuple[Bundle, pl.DataFrame, dict[str, Any]]:
     "A bundle that is not saved yet, the parity of its graph, and the evidence behind it."
-    record = run.upstream("assess", assess_run)
+    record = run.upstream("assess", assess_run or _latest_search(run))
     folder = run.store.get_folder(f"runs/{record['id']}", run.folder / "assess")
-    tuned = [i["version"] for i in record["inputs"] if i["kind"] == "run"]
+    tuned = _tuned(record)
     if not tuned: raise NotFoundError(f"{record['id']} assessed a model that is deployed already", where="parameter assess_run", remedy="give a run of assess that follows a run of tune")
-    found = searched(run, tuned[0])
+    found = searched(run, tuned)
     evidence = json.loads((folder / "assessment.json").read_text())
     policy = Policy.from_json((folder / "policy.json").read_text())
     graph = to_onnx(found.predictor, policy)

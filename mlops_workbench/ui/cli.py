@@ -323,7 +323,7 @@ def serve(
     listen(store, host=host or wanted.host, port=wanted.port if port < 0 else port, models=model or None, log=wanted.log, max_body_mb=wanted.max_body_mb,
            on_start=lambda url: say(f"listening on {url} , whose page says what is served; Ctrl-C ends it", err=True))
 
-# %% ../../nbs/api/8_ui/05_cli.ipynb #7867e2b0
+# %% ../../nbs/api/8_ui/05_cli.ipynb #8ac3c137
 Given = Annotated[list[str], typer.Option("-p", "--parameter", help="A parameter of the job, as name=value; again for several.")]
 Force = Annotated[bool, typer.Option("--force", help="Also if nothing has changed since it last succeeded.")]
 Timeout = Annotated[float, typer.Option(help="Seconds after which the run is ended; 0 for none.", min=0)]
@@ -373,7 +373,19 @@ def assess(
     settings, store = here()
     ref = the_model(store, settings, model)
     if not Path(data).is_file() and ":" not in data: raise NotFoundError(f"no file {data!r}", where=str(Path.cwd()), remedy="check the path")
-    return _run("assess", {"data": data if ":" in data else str(Path(data).resolve()), "model": ref}, force)
+    status = _run("assess", {"data": data if ":" in data else str(Path(data).resolve()), "model": ref}, force)
+    if status == 0: _say_evidence(store)
+    return status
+
+def _say_evidence(store: Any) -> None:
+    "The latest assessment's performance and fairness, with intervals."
+    from mlops_workbench.core.runs import Runs
+    from mlops_workbench.core.show import interval
+    run = Runs(store).latest("assess")
+    found = store.read_json(f"runs/{run['id']}/assessment.json") if run else {}
+    say_table([{"metric": r["metric"], "estimate": interval(r["estimate"], r["low"], r["high"]), "n": r["n"]} for r in found.get("performance", [])])
+    for part in found.get("fairness", {}).values():
+        for sentence in part["sentences"]: say(sentence)
 
 # %% ../../nbs/api/8_ui/05_cli.ipynb #b96485b3
 @app.command()

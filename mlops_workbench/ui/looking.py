@@ -6,15 +6,14 @@
 __all__ = ['here', 'run_row', 'report_path', 'lineage_text', 'run_text', 'job_rows', 'dataset_rows', 'model_rows', 'history_rows',
            'the_model']
 
-# %% ../../nbs/api/8_ui/02_looking.ipynb #8a0da1e1
+# %% ../../nbs/api/8_ui/02_looking.ipynb #196f1ec6
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import InputError, NotFoundError, SettingsError
+from ..core.store import Store
 from ..core.settings import Settings
 from .terminal import cell, table_text, tree_text
-
-if TYPE_CHECKING: from mlops_workbench.core.store import Store
 
 # %% ../../nbs/api/8_ui/02_looking.ipynb #4cfc63b4
 def here() -> "tuple[Settings | None, Store]":
@@ -27,7 +26,7 @@ def here() -> "tuple[Settings | None, Store]":
         raise SettingsError("no project here", where=str(Path.cwd()), remedy="go into a project, name one with `mlw -C FOLDER`, or make one with `mlw new`")
     return settings, project_store(None, settings)
 
-# %% ../../nbs/api/8_ui/02_looking.ipynb #61af9361
+# %% ../../nbs/api/8_ui/02_looking.ipynb #7d5a28ef
 def run_row(
     record: dict,   # a run's record
 ) -> dict[str, Any]:
@@ -38,7 +37,7 @@ def run_row(
             "message": (record.get("message") or "").split("\n")[0][:100]}
 
 def report_path(
-    store: "Store",
+    store: Store,
     record: dict,   # a run's record
 ) -> str:
     "Where the run's report is, or its notebook if there is no report; empty if neither."
@@ -46,7 +45,7 @@ def report_path(
     key = next((k for k in found if store.exists(k)), "")
     return (str(store.local / key) if store.is_local else f"{store.url}/{key}") if key else ""
 
-# %% ../../nbs/api/8_ui/02_looking.ipynb #2f0ec713
+# %% ../../nbs/api/8_ui/02_looking.ipynb #f708228f
 def _node(tree: dict, seen: set[str]) -> tuple[str, list]:
     "A run of the lineage and its inputs, as a node of `tree_text`."
     made = ", ".join(o["version"] for o in tree["outputs"] if o["kind"] not in ("run", "file"))
@@ -61,16 +60,16 @@ def _node(tree: dict, seen: set[str]) -> tuple[str, list]:
     return label, children
 
 def lineage_text(
-    store: "Store",
+    store: Store,
     run: str,   # a run's name, part of it, or a job's name
 ) -> str:
     "The lineage of a run as a tree."
     from mlops_workbench.core.runs import lineage
     return tree_text(_node(lineage(store, run), set()))
 
-# %% ../../nbs/api/8_ui/02_looking.ipynb #8362b98a
+# %% ../../nbs/api/8_ui/02_looking.ipynb #e522885d
 def run_text(
-    store: "Store",
+    store: Store,
     record: dict,                 # a run's record
     *,
     width: int | None = None,     # columns of the terminal; None for a pipe
@@ -102,9 +101,9 @@ def job_rows(
         rows.append({"job": name, "about": about, "parameters": parameters, "notebook": str(path)})
     return rows
 
-# %% ../../nbs/api/8_ui/02_looking.ipynb #e491f977
+# %% ../../nbs/api/8_ui/02_looking.ipynb #395caef5
 def dataset_rows(
-    store: "Store",
+    store: Store,
     name: str | None = None,   # one dataset, version by version; all by default, each with its latest
 ) -> list[dict[str, Any]]:
     "One line a version, newest last."
@@ -112,9 +111,9 @@ def dataset_rows(
     found = versions(store, name) if name else [v[-1] for d in datasets(store) if (v := versions(store, d))]
     return [{"dataset": str(v), "rows": v.rows, "columns": v.columns, "made (UTC)": v.time[:19].replace("T", " "), "message": v.message, "hash": v.hash[:12]} for v in found]
 
-# %% ../../nbs/api/8_ui/02_looking.ipynb #e13969e2
+# %% ../../nbs/api/8_ui/02_looking.ipynb #961dc7f6
 def model_rows(
-    store: "Store",
+    store: Store,
     name: str | None = None,   # one model, version by version; all by default
 ) -> list[dict[str, Any]]:
     "One line a model, or a version of the model."
@@ -126,7 +125,7 @@ def model_rows(
     return [{"model": m, "versions": len(registry.versions(m)), "aliases": [f"{a} = {m}@{v}" for a, v in registry.aliases(m).items()]} for m in registry.models()]
 
 def history_rows(
-    store: "Store",
+    store: Store,
     name: str,      # a model
 ) -> list[dict[str, Any]]:
     "What happened to the model, oldest first."
@@ -136,7 +135,7 @@ def history_rows(
              "reason": e["reason"]} for e in rows]
 
 def the_model(
-    store: "Store",
+    store: Store,
     settings: Settings | None,   # of the project here
     ref: str = "",               # loans, loans@3 or loans@challenger; the project's own, or the only one, when empty
 ) -> str:

@@ -6,7 +6,7 @@
 __all__ = ['project_name', 'default_gates', 'Plan', 'plan_project', 'packaged_jobs', 'check_fresh', 'write_project',
            'new_project', 'demo_settings', 'is_demo', 'new_demo', 'repository_settings']
 
-# %% ../../nbs/api/8_ui/00_project.ipynb #a51fe093
+# %% ../../nbs/api/8_ui/00_project.ipynb #b11f9163
 import dataclasses
 import re
 import shutil
@@ -14,12 +14,10 @@ import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
 from ..core.errors import InputError, NotFoundError
 from ..core.settings import DataSettings, ProjectSettings, Settings, TaskSettings, settings_text
-
-if TYPE_CHECKING: from mlops_workbench.model.task import Task
 
 # %% ../../nbs/api/8_ui/00_project.ipynb #fefc83ae
 def project_name(
@@ -46,12 +44,12 @@ def default_gates(
         gates[name] = f"{rules[framing].format(column)}, {mode}"
     return gates
 
-# %% ../../nbs/api/8_ui/00_project.ipynb #37e91d18
+# %% ../../nbs/api/8_ui/00_project.ipynb #d6da76bc
 @dataclass(frozen=True)
 class Plan:
     "A project that could be made: its settings, and what was seen in the table."
     settings: Settings
-    task: "Task"
+    task: Any          # a `model.task.Task`
     rows: int
     columns: int
     notes: list[str]   # what was odd in the table, and was handled

@@ -5,24 +5,23 @@
 # %% auto #0
 __all__ = ['result_line', 'step_line', 'Watch', 'run_watched', 'step_rows']
 
-# %% ../../nbs/api/8_ui/03_running.ipynb #2af7e2f9
+# %% ../../nbs/api/8_ui/03_running.ipynb #54469c48
 import sys
 import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import UTC, datetime
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from ..core.store import Store
 from ..core.settings import Settings
 from .looking import report_path
 from .terminal import cell, safe
 
-if TYPE_CHECKING: from mlops_workbench.core.store import Store
-
-# %% ../../nbs/api/8_ui/03_running.ipynb #f50256d9
+# %% ../../nbs/api/8_ui/03_running.ipynb #9ebedef6
 def result_line(
-    store: "Store",
+    store: Store,
     record: dict,   # a run's record, as `run_job` answers it
 ) -> str:
     "How the run ended: state, seconds, name, and where to read more."
@@ -41,12 +40,12 @@ def step_line(
     metrics = [f"{k} {cell(v)}" for k, v in (record.get("metrics") or {}).items()][:4]
     return safe(f"  {record['job']:<10} {state:<12} {record.get('seconds') or 0:>6.1f} s   {', '.join(metrics)}").rstrip()
 
-# %% ../../nbs/api/8_ui/03_running.ipynb #e4c29c35
+# %% ../../nbs/api/8_ui/03_running.ipynb #cdcc9a01
 class Watch:
     "Shows how far a run is: a bar on a terminal, and a line for each step that ends."
     def __init__(
         self,
-        store: "Store",
+        store: Store,
         job: str,                                # what is run
         *,
         steps: bool = False,                     # whether it is a pipeline, whose steps are told
@@ -105,7 +104,7 @@ class Watch:
             if self.bar and time.monotonic() - begun > self.delay: self.bar.start()
             if self.bar and self.running: self.bar.update(self._task, section=self.running)
 
-# %% ../../nbs/api/8_ui/03_running.ipynb #4fb78fd7
+# %% ../../nbs/api/8_ui/03_running.ipynb #a6efba4d
 def run_watched(
     job: str,                          # a job's name, or the path of a notebook
     given: dict[str, Any] | list[str] | None = None,   # parameters: values by name, or texts of the form name=value
@@ -123,7 +122,7 @@ def run_watched(
         return run_job(job, given, settings=settings, force=force, timeout=timeout, progress=watch), store
 
 def step_rows(
-    store: "Store",
+    store: Store,
     record: dict,   # a pipeline's record
 ) -> list[dict[str, Any]]:
     "One line a step, in the order they were run."
@@ -135,5 +134,5 @@ def step_rows(
         if not run: return {"step": job, "status": "not run", "seconds": None, "made": [], "run": ""}
         r = runs.get(run)
         state = "unchanged" if r["parent"] != record["id"] else r["status"] + (f" ({r['reason']})" if r["reason"] else "")
-        return {"step": job, "status": state, "seconds": r["seconds"], "made": [o["version"] for o in r["outputs"] if o["kind"] in ("dataset", "model")], "run": r["id"]}
+        return {"step": job, "status": state, "seconds": None if state == "unchanged" else r["seconds"], "made": [o["version"] for o in r["outputs"] if o["kind"] in ("dataset", "model")], "run": r["id"]}
     return [row(*s) for s in steps]

@@ -5,19 +5,18 @@
 # %% auto #0
 __all__ = ['demo_folder', 'candidate_rows', 'disparity_lines', 'one_request', 'data_lines', 'story']
 
-# %% ../../nbs/api/8_ui/04_story.ipynb #ce2ffb0b
+# %% ../../nbs/api/8_ui/04_story.ipynb #925036e9
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from ..core.errors import InputError
+from ..core.store import Store
 from ..core.settings import find_root, read_settings
 from ..core.show import interval, number
 from .looking import report_path
 from .project import is_demo, new_demo
 from .terminal import table_text
-
-if TYPE_CHECKING: from mlops_workbench.core.store import Store
 
 # %% ../../nbs/api/8_ui/04_story.ipynb #f349a302
 def demo_folder(
@@ -59,9 +58,9 @@ def disparity_lines(
     first = [s for s in said if s.startswith(str(limit.get("metric")))] or said[:1]
     return first[:1] + [g["sentence"] for g in answers if g["rule"].startswith(f"{limit.get('metric')}({limit.get('column')})")]
 
-# %% ../../nbs/api/8_ui/04_story.ipynb #e099a4e6
+# %% ../../nbs/api/8_ui/04_story.ipynb #34536390
 def one_request(
-    store: "Store",
+    store: Store,
     ref: str,   # a model: loans, loans@3 or loans@champion
 ) -> list[str]:
     "What was asked and what was answered, in lines."
@@ -88,17 +87,17 @@ def data_lines(
     lines = [f"Values that stand for a missing one: {marks}."] if marks else []
     return lines + [f"{column} is left out: {why}." for column, why in task["excluded"].items() if column != task["target"]]
 
-# %% ../../nbs/api/8_ui/04_story.ipynb #93e49562
+# %% ../../nbs/api/8_ui/04_story.ipynb #9fadd755
 def _facts(record: dict[str, Any] | None) -> str:
     "The metrics of a run in a line."
     return ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in ((record or {}).get("metrics") or {}).items())
 
-def _read(store: "Store", record: dict[str, Any] | None, file: str) -> dict[str, Any]:
+def _read(store: Store, record: dict[str, Any] | None, file: str) -> dict[str, Any]:
     "A JSON file of a run; empty if it is not there."
     key = f"runs/{record['id']}/{file}" if record else ""
     return store.read_json(key) if key and store.exists(key) else {}
 
-def _model_lines(store: "Store", name: str) -> list[str]:
+def _model_lines(store: Store, name: str) -> list[str]:
     "Which version is champion, since when, and what it decides."
     from mlops_workbench.deploy.registry import Registry
     registry = Registry(store)
@@ -109,7 +108,7 @@ def _model_lines(store: "Store", name: str) -> list[str]:
             *filter(None, [store.read_json(f"models/{name}/{version}/bundle.json").get("decides")])]
 
 def story(
-    store: "Store",
+    store: Store,
     name: str,                   # the model
     steps: dict[str, str],       # the run of each job
     *,
