@@ -11,8 +11,8 @@ BIN := $(abspath $(VENV))/bin
 export MLW_TEST_DATA ?= $(wildcard $(abspath ../shared/data))
 export WANDB_MODE ?= offline
 
-# On Linux the wheels of the public index carry CUDA; those of PyTorch's own index need not. A configured index is left alone.
-TORCH_INDEX := $(if $(and $(filter cpu,$(TORCH)),$(filter Linux,$(shell uname -s)),$(if $(PIP_INDEX_URL)$(PIP_FIND_LINKS),,none)),--index-url https://download.pytorch.org/whl/cpu)
+# On Linux the wheels of the public index carry CUDA; PyTorch's own index has smaller ones, which sort higher. A configured index is left alone.
+TORCH_INDEX := $(if $(and $(filter cpu,$(TORCH)),$(filter Linux,$(shell uname -s)),$(if $(PIP_INDEX_URL)$(PIP_FIND_LINKS),,none)),--extra-index-url https://download.pytorch.org/whl/cpu)
 
 export TORCH_INDEX
 
@@ -38,6 +38,7 @@ $(VENV)/demo-$(TORCH) $(VENV)/dev-$(TORCH): pyproject.toml constraints.txt
 	@case "$(TORCH)" in cpu|cuda|mps) ;; *) echo "TORCH is cpu, cuda or mps, not '$(TORCH)'"; exit 2;; esac
 	@"$(PYTHON)" -c 'import sys; sys.exit(sys.version_info < (3, 11))' || { echo "Python 3.11 or later is needed; found $$("$(PYTHON)" --version). Try: make $(MAKECMDGOALS) PYTHON=python3.11"; exit 2; }
 	[ -x $(BIN)/python ] || "$(PYTHON)" -m venv $(VENV)
+	@for other in $(filter-out $(TORCH),cpu cuda mps); do if ls $(VENV)/*-$$other >/dev/null 2>&1; then $(BIN)/python -m pip uninstall -q -y torch; rm -f $(VENV)/*-$$other; fi; done
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt torch $(TORCH_INDEX)
 	$(BIN)/python -m pip install -q --disable-pip-version-check -c constraints.txt -e '.[$(firstword $(subst -, ,$(@F)))]'
 	@touch $@

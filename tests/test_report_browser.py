@@ -8,7 +8,7 @@ from mlops_workbench.assess.report import html_report
 
 from .report_sample import LINEAGE, RECORD, failing, sample
 
-CHROMIUM = Path("/usr/bin/chromium")
+CHROMIUM = Path(os.environ.get("CHROMIUM") or "/usr/bin/chromium")
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if not CHROMIUM.exists(): pytest.skip(f"no browser at {CHROMIUM}", allow_module_level=True)
 

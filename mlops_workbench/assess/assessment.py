@@ -29,7 +29,7 @@ from ..core.settings import AssessSettings
 from ..model.policy import Policy
 from ..model.task import Task
 
-# %% ../../nbs/api/3_assess/05_assessment.ipynb #03607d4a
+# %% ../../nbs/api/3_assess/05_assessment.ipynb #88b6ea07
 @dataclass(frozen=True)
 class Assessment:
     "The evidence about a model, and the policy it is to be deployed with."
@@ -93,6 +93,13 @@ class Assessment:
         "Every figure by title, as an inline picture with alternative text."
         return {title: show.picture(draw(), alt) for title, (draw, alt) in _drawings(self).items()}
 
+    def section(
+        self,
+        name: str,   # performance, fairness or candidates
+    ) -> show.Html:
+        "That part of a report, its tables and figures in reading order; where there is nothing to show, why."
+        return show.stack(_SECTIONS[name](self))
+
     def to_json(self) -> dict[str, Any]:
         "The numbers with their intervals and sample sizes as plain JSON; rows, scores and decisions are left out."
         return _json(self)
@@ -101,24 +108,28 @@ class Assessment:
         parts = [show.note(self.reason, "bad" if self.held_back else "good").markup, f"<p>{show.escape(self.scheme)}</p>"]
         return "".join(parts + [t.markup for t in self.tables().values()])
 
-# %% ../../nbs/api/3_assess/05_assessment.ipynb #d3a114fb
+# %% ../../nbs/api/3_assess/05_assessment.ipynb #48d09d50
 def _shown(table: pl.DataFrame, caption: str) -> show.Html:
     "A table of estimates with each interval in one column."
     rows = [{k: v for k, v in r.items() if k not in ("low", "high", "higher_is_better", "groups", "left_out")}
             | ({"estimate": show.interval(r["estimate"], r["low"], r["high"])} if "estimate" in r else {}) for r in table.to_dicts()]
-    return show.table(rows, caption=caption)
+    said = [k for k in rows[0] if k != "note" or any(r["note"] for r in rows)] if rows else []
+    return show.table(rows, columns=said, caption=caption)
 
 def _candidates(a: Assessment) -> show.Html:
     "The candidates, with what is said of each below."
-    table = show.table(candidates_table(a.candidates).drop("n", "note"), caption=f"Candidates, fitted to {a.limit} by {a.limit_column}, on {a.n:,} rows")
-    return show.stack([table, *(show.note(f"{c.name}: {c.note}") for c in a.candidates if c.note)])
+    chosen = "" if a.held_back else a.chosen.name
+    rows = [r | {"candidate": r["candidate"] + (", chosen" if r["candidate"] == chosen else "")} for r in candidates_table(a.candidates).drop("n", "within the limit", "selected").to_dicts()]
+    return show.table(rows,
+                      caption=f"Candidates, fitted to {a.limit} by {a.limit_column}, on {a.n:,} rows")
 
 def _tables(a: Assessment) -> dict[str, show.Html]:
     out = {"performance": _shown(a.performance, f"Performance of the decisions: {a.chosen.name}"),
            "ladder": show.table([{"model": r["model"], "loss": show.interval(r["loss"], r["low"], r["high"]),
-                                  "more than this model": show.interval(r["difference"], r["difference_low"], r["difference_high"]), "n": r["n"]}
-                                 for r in a.ladder.to_dicts()], caption="Beside simpler models"),
-           "calibration": show.table(a.calibration, caption="Calibration")}
+                                  "more than this model": "" if r["this"] else show.interval(r["difference"], r["difference_low"], r["difference_high"]), "n": r["n"]}
+                                 for r in a.ladder.to_dicts()], caption="Beside simpler models: the loss, and how much more it is on the same rows"),
+           "calibration": show.table([{"n": r["n"], "mean score": r["mean_score"], "observed": show.interval(r["observed"], r["low"], r["high"])}
+                                      for r in a.calibration.to_dicts()], caption="Calibration, by bins of the score")}
     if a.task.framing == "binary":
         worth = value_table(a.labels, {e.name: e.decisions for e in a.evidence}, worth_of(a.task), confidence=a.settings.confidence, seed=a.seed)
         out["value"] = show.table([{"decisions": r["decisions"], "value of 1,000": show.interval(r["per_1000"], r["low"], r["high"])}
@@ -140,8 +151,10 @@ def _fairness_tables(e: Evidence, columns: Sequence[str], tail: str) -> dict[str
         def ends(r: dict[str, Any], rate: str) -> str:
             prefix = "" if rate == "estimate" else f"{rate}_"
             return show.interval(r[rate], r[f"{prefix}low"], r[f"{prefix}high"])
-        rows = [{"group": r["group"], "n": r["n"]} | {rate: ends(r, rate) for rate in rates} | {"small": r["small"]} for r in f.groups.to_dicts()]
-        out[f"groups: {name}{tail}"] = show.table(rows, caption=f"By {name}: {e.name}")
+        few = any(f.groups["small"])   # groups too small for a difference are marked
+        rows = [{"group": r["group"], "n": r["n"]} | {rate: ends(r, rate) for rate in rates} | ({"small": r["small"]} if few else {}) for r in f.groups.to_dicts()]
+        names = {"tpr": "true positive rate", "fpr": "false positive rate"} | ({"estimate": f.groups["metric"][0]} if "metric" in f.groups.columns else {})
+        out[f"groups: {name}{tail}"] = show.table(rows, names=names, caption=f"Rates by {name}: {e.name}")
         out[f"disparities: {name}{tail}"] = _shown(f.disparities, f"Disparities by {name}: {e.name}")
     return out
 
@@ -163,6 +176,31 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
     if len(a.candidates) > 1 and a.limit:
         out["candidates"] = (partial(candidates_figure, a.candidates, a.limit, column=a.limit_column), "Value against disparity of each candidate, with intervals.")
     return out
+
+# %% ../../nbs/api/3_assess/05_assessment.ipynb #b5fbf8e4
+def _performance(a: Assessment) -> list[show.Html]:
+    tables, pictures = a.tables(), a.pictures()
+    side = show.Html('<div style="display:flex;flex-wrap:wrap;gap:12px">' + "".join(pictures[t].markup for t in ("roc", "calibration") if t in pictures) + "</div>",
+                     "\n".join(repr(pictures[t]) for t in ("roc", "calibration") if t in pictures))
+    return [tables["performance"], tables["ladder"], side, show.folded("Calibration by bins, as a table", tables["calibration"]),
+            *(part["value"] for part in (tables, pictures) if "value" in part)]
+
+def _fairness(a: Assessment) -> list[show.Html]:
+    if not a.fairness: return [show.note("No column is named as sensitive in the settings, so nothing was compared between groups.", "warn")]
+    tables, pictures = a.tables(), a.pictures()
+    parts = [(a.evidence[0].fairness[a.limit_column], ", unmitigated")] if a.chosen_at and a.limit_column else []
+    parts += [(f, "") for f in a.fairness.values()]
+    said = lambda tail: f": {a.evidence[0].name}, before anything was done" if tail else f": {a.chosen.name}" + (", the chosen policy" if a.chosen_at else "")
+    return [show.titled(f"By {f.column}{said(tail)}", show.stack([*(show.note(s) for s in f.sentences[:1]), pictures[f"fairness: {f.column}{tail}"],
+                        *(tables[f"{t}: {f.column}{tail}"] for t in ("groups", "disparities") if t == "groups" or len(f.disparities) > 1)])) for f, tail in parts]
+
+def _offered(a: Assessment) -> list[show.Html]:
+    if len(a.candidates) > 1: return [a.pictures()["candidates"], a.tables()["candidates"]]
+    why = "the deployed policy decides" if not a.candidates and a.task.framing == "binary" else "no sensitive column was given" if a.task.framing == "binary" \
+        else f"thresholds are fitted to decisions between two classes, and this task is {a.task.framing}"
+    return [show.note(f"Nothing was fitted: {why}.")]
+
+_SECTIONS = {"performance": _performance, "fairness": _fairness, "candidates": _offered}
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #afb252d2
 def plain(

@@ -124,7 +124,7 @@ def gather(
         estimates |= found
     return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates])
 
-# %% ../../nbs/api/3_assess/04a_evidence.ipynb #2d9f8eb8
+# %% ../../nbs/api/3_assess/04a_evidence.ipynb #30aae663
 def choose(
     evidence: Sequence[Evidence],                     # in the order offered
     candidates: Mapping[str, Candidate] | None = None,  # by name, for their prices
@@ -136,6 +136,7 @@ def choose(
         if stops:
             said.append(f"{_title(e.name)} would be held back: " + " ".join(a.sentence for a in stops))
             continue
+        if len(evidence) == 1: return i, f"{_title(e.name)} is held back by no gate."
         first = "held back by no gate" if i == 0 else "the first that no gate holds back"
         said.append(f"Chosen: {e.name}, {first}{_price_of(candidates.get(e.name))}.")
         for other in evidence[i + 1 :] if i else []:

@@ -21,7 +21,7 @@ from ..model.features import Encoded
 
 if TYPE_CHECKING: from shap import Explanation
 
-# %% ../../nbs/api/3_assess/03_explain.ipynb #21a06549
+# %% ../../nbs/api/3_assess/03_explain.ipynb #3218ad65
 @dataclass(frozen=True)
 class Attributions:
     "Shapley values with their standard errors, and what they add up to."
@@ -62,7 +62,8 @@ class Attributions:
 def _text(value: Any) -> str:
     "A raw value in words."
     missing = value is None or (isinstance(value, float | np.floating) and math.isnan(value))
-    return "missing" if missing else number(value.item() if isinstance(value, np.generic) else value)
+    value = value.item() if isinstance(value, np.generic) else value
+    return "missing" if missing else number(int(value) if isinstance(value, float) and value.is_integer() else value)
 
 # %% ../../nbs/api/3_assess/03_explain.ipynb #a00239c1
 Predict = Callable[[np.ndarray, np.ndarray], np.ndarray]   # num, cat -> [n] or [n, k]
@@ -206,7 +207,7 @@ def importance(
     frame = pl.DataFrame({"column": attributions.names, "importance": size.mean(axis=0), "low": low, "high": high}).with_columns(rows=pl.lit(n))
     return frame.sort("importance", descending=True, maintain_order=True)
 
-# %% ../../nbs/api/3_assess/03_explain.ipynb #528d765e
+# %% ../../nbs/api/3_assess/03_explain.ipynb #4c6b8a73
 def _shade(values: np.ndarray) -> np.ndarray:
     "Rank [n] between 0 and 1 of numbers; NaN for missing values, and everywhere for a column of text or of one value."
     number = np.array([float(v) if isinstance(v, int | float | np.number) else np.nan for v in values])
@@ -224,17 +225,40 @@ def _spread(x: np.ndarray) -> np.ndarray:
         height[at] = (np.arange(len(at)) - (len(at) - 1) / 2)
     return height * min(0.12, 0.8 / max(1.0, np.ptp(height)))
 
+def _leading(ranked: pl.DataFrame, unit: str) -> str:
+    "The most important columns in a sentence."
+    leading = "; ".join(f"{r['column']} {number(r['importance'])} [{number(r['low'])}, {number(r['high'])}]" for r in ranked.head(5).iter_rows(named=True))
+    return f"Mean absolute Shapley value per column, in {unit}, with intervals: {leading}."
+
+def _by_class(attributions: Attributions, ranked: pl.DataFrame, unit: str, classes: Sequence[str]) -> Html:
+    "Mean absolute values, averaged over classes, and each class by itself."
+    names, y = ranked["column"].to_list(), np.arange(len(ranked))
+    size = np.abs(attributions.values).mean(axis=0)                     # [d, k]
+    fig, (left, right) = figure(9.0, 1.1 + 0.3 * len(names), ncols=2, sharey=True, width_ratios=[1, 1.25])
+    mean = ranked["importance"].to_numpy()
+    reach = np.abs(np.stack([mean - ranked["low"].to_numpy(), ranked["high"].to_numpy() - mean]))
+    left.barh(y, mean, height=0.6, color=palette[0], xerr=reach, error_kw={"ecolor": "#1f2a37", "elinewidth": 1.2, "capsize": 2})
+    left.set_yticks(y, [n if len(n) <= 28 else n[:27] + "…" for n in names], parse_math=False)
+    left.invert_yaxis(); left.grid(False, axis="y"); left.set_xlabel(f"mean |value|, {unit}")
+    left.set_title(f"All classes ({ranked['rows'][0]} rows)", loc="left")
+    at = [attributions.names.index(n) for n in names]
+    for k, name in enumerate(classes):
+        right.scatter(size[at, k], y, color=palette[k % len(palette)], marker="osD^vPX"[k % 7], s=30, label=name.replace("$", r"\$"), zorder=2)
+    right.set_xlim(left=0); right.set_xlabel(f"mean |value|, {unit}"); right.set_title("By class", loc="left"); right.legend(fontsize=8)
+    return picture(fig, _leading(ranked, unit))
+
 def importance_figure(
-    attributions: Attributions,   # of one output: values [n, d]
+    attributions: Attributions,   # of one output or of k classes
     *,
     top: int = 12,                # columns shown
     unit: str = "",               # of the answers; log-odds for link logit
+    classes: Sequence[str] = (),  # names of the k classes; at most seven are drawn singly, the first ones
     **options,                    # for `importance`
 ) -> Html:
-    "The most important columns: mean absolute values with intervals, and the values of all rows."
-    if attributions.values.ndim == 3: raise InputError("several classes in one figure", where="importance_figure", remedy="choose one with attributions.of(i)")
+    "The most important columns: mean absolute values with intervals, and the values of all rows or, of several classes, those of each class."
     unit = unit or ("log-odds" if attributions.link == "logit" else "units of the answer")
     ranked = importance(attributions, **options).head(top)
+    if attributions.values.ndim == 3: return _by_class(attributions, ranked, unit, list(classes or map(str, range(attributions.values.shape[2])))[:7])
     names, y = ranked["column"].to_list(), np.arange(len(ranked))
     fig, (left, right) = figure(9.0, 1.1 + 0.3 * len(names), ncols=2, sharey=True, width_ratios=[1, 1.25])
     mean = ranked["importance"].to_numpy()
@@ -253,8 +277,7 @@ def importance_figure(
     right.set_xlabel(f"value, {unit}"); right.set_title("Which way", loc="left")
     bar = fig.colorbar(dots, ax=right, ticks=[0, 1], aspect=30, pad=0.01)
     bar.set_ticklabels(["low", "high"]); bar.outline.set_visible(False)
-    leading = "; ".join(f"{r['column']} {number(r['importance'])} [{number(r['low'])}, {number(r['high'])}]" for r in ranked.head(5).iter_rows(named=True))
-    return picture(fig, f"Mean absolute Shapley value per column, in {unit}, with intervals: {leading}.")
+    return picture(fig, _leading(ranked, unit))
 
 # %% ../../nbs/api/3_assess/03_explain.ipynb #810269e4
 def typical_rows(
@@ -278,7 +301,7 @@ def typical_rows(
         if free: chosen[what] = free[0]
     return chosen
 
-# %% ../../nbs/api/3_assess/03_explain.ipynb #0f249aa8
+# %% ../../nbs/api/3_assess/03_explain.ipynb #df460861
 _TO_P = lambda x: 1 / (1 + np.exp(-np.asarray(x, dtype=np.float64)))
 
 def waterfall_figure(
@@ -309,9 +332,9 @@ def waterfall_figure(
     ax.use_sticky_edges = False
     ax.invert_yaxis(); ax.grid(False, axis="y"); ax.margins(x=0.14, y=0.02)
     logit = attributions.link == "logit"
-    ax.set_xlabel("log-odds" if logit else "answer")
+    ax.set_xlabel("log-odds; above, as probabilities" if logit else "answer")
     show = lambda x: f"{number(float(_TO_P(x)))}" if logit else number(x)
-    said = f"{title + ': ' if title else ''}from {show(base)} on average to {show(end)}"
+    said = f"{title[:1].upper() + title[1:] + ': ' if title else ''}from {show(base)} on average to {show(end)}"
     ax.set_title(said, loc="left")
     told = "; ".join(f"{n} {s:+.2f}" for n, s, _ in steps)
     return picture(fig, f"{said}. {told}.")

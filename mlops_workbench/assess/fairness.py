@@ -119,11 +119,11 @@ def by_group(
         table |= {"auc": [a.value for a in areas], "auc_low": [a.low for a in areas], "auc_high": [a.high for a in areas]}
     return pl.DataFrame(table).with_columns(pl.selectors.float().fill_nan(None))
 
-# %% ../../nbs/api/3_assess/02_fairness.ipynb #9e46946a
+# %% ../../nbs/api/3_assess/02_fairness.ipynb #ba64efa2
 DISPARITIES: dict[str, tuple[str, tuple[str, ...], str]] = {   # name -> ratio or difference, the rates compared, the harm it measures
     "selection_rate_ratio": ("ratio", ("selection_rate",), "allocation: a positive decision is given to one group less often"),
     "selection_rate_difference": ("difference", ("selection_rate",), "allocation: a positive decision is given to one group less often"),
-    "equal_opportunity_difference": ("difference", ("tpr",), "quality of service: those who deserve a positive decision are refused it more often"),
+    "equal_opportunity_difference": ("difference", ("tpr",), "quality of service: a positive decision is refused to people of one group whose label is positive more often"),
     "equalized_odds_difference": ("difference", ("tpr", "fpr"), "quality of service: wrong decisions fall on one group more often"),
 }
 
@@ -213,7 +213,7 @@ def describe_disparity(
     tail = f" {row['note'][0].upper() + row['note'][1:]}." if row["note"] else ""
     return f"{row['metric']}({column}) is {estimate}: the {what} is {said(row['lowest'])} and {said(row['highest'])}.{tail}"
 
-# %% ../../nbs/api/3_assess/02_fairness.ipynb #2ad9d85c
+# %% ../../nbs/api/3_assess/02_fairness.ipynb #21c5e891
 def error_by_group(
     labels: np.ndarray,         # [n] class codes, or numbers
     answers: np.ndarray,        # [n] class codes decided, or numbers predicted
@@ -240,16 +240,17 @@ def error_difference(
     replicates: int = 1000,     # draws
     seed: int = 0,              # of the draws
 ) -> Estimate:
-    "The difference between the best and the worst served group, small groups left out, with an interval from normal draws of the means."
+    "The difference between the best and the worst served group, small groups left out, with an interval from normal draws of the means that holds it."
     kept, left = table.filter(~pl.col("small")), table.filter("small")["group"].to_list()
     note = f"left out, too few people: {', '.join(left)}" if left else ""
     if len(kept) < 2: return Estimate(None, n=int(kept["n"].sum()), note="; ".join(p for p in ("fewer than two groups of enough people", note) if p))
     mean, spread = kept["estimate"].to_numpy(), kept["error"].to_numpy()
     draws = np.random.default_rng(seed).normal(mean, spread, size=(replicates, len(mean)))
     low, high = interval(np.ptp(draws, axis=1), confidence=confidence)
-    return Estimate(float(np.ptp(mean)), float(low), float(high), int(kept["n"].sum()), note)
+    value = float(np.ptp(mean))
+    return Estimate(value, min(float(low), value), max(float(high), value), int(kept["n"].sum()), note)
 
-# %% ../../nbs/api/3_assess/02_fairness.ipynb #c72aa64e
+# %% ../../nbs/api/3_assess/02_fairness.ipynb #a41e3294
 def groups_figure(
     table: pl.DataFrame,                                       # what `by_group` or `error_by_group` returned
     *,
@@ -267,8 +268,9 @@ def groups_figure(
             if r[rate] is None: continue
             ends = [[max(r[rate] - r[f"{prefix}low"], 0)], [max(r[f"{prefix}high"] - r[rate], 0)]]
             ax.errorbar(r[rate], i, xerr=ends, fmt="o", ms=6, lw=1.6, capsize=3, color=colour, mfc="white" if r["small"] else colour)
-        ax.set(title=(table["metric"][0] if rate == "estimate" else rate).replace("_", " "), ylim=(len(rows) - 0.5, -0.5))
-        if rate in RATES: ax.set_xlim(-0.03, 1.03)
+        names = {"tpr": "true positive rate", "fpr": "false positive rate"}
+        ax.set(title=(table["metric"][0] if rate == "estimate" else names.get(rate, rate)).replace("_", " "), ylim=(len(rows) - 0.5, -0.5))
+        if rate in RATES: ax.set(xlim=(-0.05, 1.05), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     axes[0][0].set_yticks(range(len(rows)))
     axes[0][0].set_yticklabels([f"{r['group']} (n = {r['n']:,})" for r in rows])
     axes[0][0].set_ylabel(column)

@@ -31,7 +31,7 @@ def known_metrics() -> list[str]:
     every = [*dict.fromkeys(m for f in OVERALL.values() for m in f), *dict.fromkeys(f"{m}(COLUMN)" for f in GROUPED.values() for m in f)]
     return every + [f"{a}(COLUMN)" for a in ALIASES]
 
-# %% ../../nbs/api/3_assess/04_gates.ipynb #89c564bb
+# %% ../../nbs/api/3_assess/04_gates.ipynb #24a6021d
 @dataclass(frozen=True)
 class Answer:
     "What a gate said of an assessment."
@@ -39,10 +39,10 @@ class Answer:
     rule: str             # the rule as text
     answer: str           # pass, fail or undecided
     mode: str             # warn or block
-    estimate: float | None
-    low: float | None
-    high: float | None
-    n: int
+    estimate: float | None   # in the unit of the metric; None where it is not known
+    low: float | None     # lower end of its interval
+    high: float | None    # upper end of its interval
+    n: int                # rows it rests on
     sentence: str         # the answer in words
 
     @property
@@ -54,7 +54,7 @@ class Answer:
         "The fields as a plain dict."
         return asdict(self)
 
-# %% ../../nbs/api/3_assess/04_gates.ipynb #b9286393
+# %% ../../nbs/api/3_assess/04_gates.ipynb #a9432f2d
 _RULE = re.compile(r"\s*(\w+)\s*(?:\(\s*(.+?)\s*\))?\s*(>=|<=|>|<)\s*([-+]?\d*\.?\d+(?:[eE][-+]?\d+)?)\s*(?:,\s*(\w+)\s*)?$")
 _WORDS = {">=": "at least", ">": "more than", "<=": "at most", "<": "less than"}
 
@@ -98,20 +98,20 @@ class Gate:
     @property
     def rule(self) -> str:
         "The rule as text, which `parse` reads back."
-        return f"{self.key} {self.op} {self.limit:g}, {self.mode}"
+        return f"{self.key} {self.op} {self.limit:.15g}, {self.mode}"
 
     def ask(
         self,
         estimates: Mapping[str, Estimate],   # by metric, such as 'auc' or 'selection_rate_ratio(race)'
     ) -> Answer:
-        "The answer: pass where the whole interval keeps to the limit, fail where none of it does, else undecided."
+        "The answer: pass where the whole interval (without one, the value) keeps to the limit, fail where none of it does, else undecided."
         if self.key not in estimates:
             raise SettingsError(f"{self.key!r} is not part of this assessment", where=f"settings.ini, [gates] {self.name}",
                                 remedy=nearest(self.key, estimates))
         return _answer(self, estimates[self.key])
 
 def _answer(gate: Gate, e: Estimate) -> Answer:
-    asked = f"{_WORDS[gate.op]} {gate.limit:g} is asked"
+    asked = f"{_WORDS[gate.op]} {gate.limit:.15g} is asked"
     if e.value is None: answer, said = "undecided", f"{gate.key} is not known ({e.note or 'no data'}, n = {e.n:,}), and {asked}"
     else:
         keeps = [_keeps(e.value if x is None else x, gate.op, gate.limit) for x in (e.low, e.high)]

@@ -63,7 +63,7 @@ def calibration(
     else: low, high = wilson(total, n, confidence=confidence)
     return pl.DataFrame({"n": n, "mean_score": np.bincount(at, s, len(keep))[keep] / n, "observed": mean, "low": low, "high": high})
 
-# %% ../../nbs/api/3_assess/00a_ladder.ipynb #4728c880
+# %% ../../nbs/api/3_assess/00a_ladder.ipynb #3dee3c86
 def calibration_error(
     table: pl.DataFrame,       # what `calibration` returned for a classifier
     *,
@@ -76,11 +76,12 @@ def calibration_error(
     if n.sum() == 0: return Estimate(None, note="no rows")
     drawn = np.random.default_rng(seed).binomial(n, np.clip(observed, 0, 1), size=(replicates, len(n))) / n
     low, high = interval((np.abs(drawn - score) * n).sum(1) / n.sum(), confidence=confidence)
-    return Estimate(float((np.abs(observed - score) * n).sum() / n.sum()), float(low), float(high), int(n.sum()))
+    value = float((np.abs(observed - score) * n).sum() / n.sum())
+    return Estimate(value, min(float(low), value), max(float(high), value), int(n.sum()))
 
-# %% ../../nbs/api/3_assess/00a_ladder.ipynb #142f8e23
+# %% ../../nbs/api/3_assess/00a_ladder.ipynb #9a163a05
 def roc_figure(
-    labels: Any,              # [n] 1 positive, 0 negative
+    labels: Any,                # [n] 1 positive, 0 negative
     models: Mapping[str, Any],  # name -> scores [n]
 ) -> Any:
     "A figure of the ROC curve of each model, with its AUC."

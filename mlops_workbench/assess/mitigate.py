@@ -109,13 +109,13 @@ def first_within(
         if slack.max() > nearest_slack: best, nearest_slack = int(some[slack.argmax()]), slack.max()
     return best, False
 
-# %% ../../nbs/api/3_assess/02a_mitigate.ipynb #4511b779
+# %% ../../nbs/api/3_assess/02a_mitigate.ipynb #06e35e43
 def fit_common(
     grid: Grid,              # the training rows
     counted: np.ndarray,     # [groups] bool: large enough to be compared
     limit: Limit,            # what the disparity must keep to
     *,
-    confidence: float = 0.95,
+    confidence: float = 0.95,  # of the interval that must keep to it
 ) -> tuple[float, bool]:
     "The most valuable common threshold that keeps to the limit, or the nearest to it, and whether it does."
     worth = grid.worth.sum(1)
@@ -153,7 +153,7 @@ def fit_by_group(
     fallback: float,         # the threshold of the others
     limit: Limit,            # what the disparity must keep to
     *,
-    confidence: float = 0.95,
+    confidence: float = 0.95,  # of the interval that must keep to it
 ) -> tuple[dict[str, float], bool]:
     "The most valuable thresholds by group that keep to the limit, or the nearest to it, and whether they do."
     size, low, high = len(grid.cuts), *_windows(limit)

@@ -167,7 +167,7 @@ def _merged(outputs: list) -> list:
         else: joined.append(dict(o))
     return sorted(joined, key=lambda o: o["output_type"] == "stream" and o["name"] == "stderr")
 
-# %% ../../nbs/api/3_assess/06_report.ipynb #b5a66f96
+# %% ../../nbs/api/3_assess/06_report.ipynb #51107eb6
 def _when(text: Any) -> str:
     "A moment of a record, readable."
     try: return datetime.fromisoformat(str(text)).strftime("%-d %B %Y, %H:%M:%S %Z").strip()
@@ -179,14 +179,21 @@ def _duration(seconds: float) -> str:
     hours, minutes = divmod(minutes, 60)
     return f"{hours} h {minutes} min" if hours else f"{minutes} min {rest} s" if minutes else f"{seconds:.1f} s"
 
-def _facts(record: Mapping) -> dict[str, str]:
+def _data(record: Mapping, lineage: Mapping | None) -> list[str]:
+    "The dataset versions that were read, by the run or by those it builds on; the files, where there is no dataset."
+    inputs = record.get("inputs") or []
+    sets = [i.get("version") for i in inputs if i.get("kind") == "dataset"]
+    files = [i.get("ref") for i in inputs if i.get("kind") == "file"]
+    def below(tree: Mapping) -> list: return [v for i in tree.get("inputs", []) for v in ([i.get("version")] if i.get("kind") == "dataset" else below(i.get("from") or {}))]
+    return [str(v) for v in dict.fromkeys(sets or files or below(lineage or {})) if v]
+
+def _facts(record: Mapping, lineage: Mapping | None = None) -> dict[str, str]:
     "What stands at the head of the page, label to HTML."
     git = record.get("git") or {}
-    data = [i.get("version") if i.get("kind") == "dataset" else i.get("ref") for i in record.get("inputs") or [] if i.get("kind") in ("dataset", "file")]
     commit = f"<code>{escape(git['commit'][:10])}</code>{' with uncommitted changes' if git.get('dirty') else ''}" if git.get("commit") else ""
     reason = f" ({escape(record['reason'])})" if record.get("reason") else ""
     facts = {"Run": f"<code>{escape(record.get('id', ''))}</code>", "Job": escape(record.get("job") or ""), "Status": badge(record.get("status") or "") + reason,
-             "Data": ", ".join(f"<code>{escape(d)}</code>" for d in dict.fromkeys(data)), "Commit": commit,
+             "Data": ", ".join(f"<code>{escape(d)}</code>" for d in _data(record, lineage)), "Commit": commit,
              "Started": escape(_when(record["started"])) if record.get("started") else "", "Took": _duration(record["seconds"]) if record.get("seconds") else "",
              "Device": escape(record.get("device") or ""), "Seed": "" if record.get("seed") is None else escape(record["seed"])}
     return {k: v for k, v in facts.items() if v}
@@ -225,7 +232,7 @@ def _failure(record: Mapping, cells: list) -> str:
     where = f'<p><a href="#cell-{failed[0][0]}">Go to the cell that failed</a></p>' if failed else ""
     return f'<section class="failure" id="failure"><h2>This run {"was " if status in ("cancelled", "preempted") else ""}{escape(status)}{reason}</h2><pre>{escape(said)}</pre>{where}</section>'
 
-# %% ../../nbs/api/3_assess/06_report.ipynb #7e6e6833
+# %% ../../nbs/api/3_assess/06_report.ipynb #2ccb9aa1
 STYLE = """
 :root{color-scheme:light;--ink:#1b2430;--soft:#5a6675;--line:#dfe3e8;--wash:#f6f8fa;--link:#0b5cad;--bad:#97180c}
 *{box-sizing:border-box}
@@ -237,7 +244,7 @@ header{background:var(--wash);border-bottom:1px solid var(--line)}
 .wide{max-width:1180px;margin:0 auto;padding:0 24px}
 header .wide{padding-top:32px;padding-bottom:24px} header h1{margin:0 0 .2em;font-size:2rem;letter-spacing:-.01em}
 .lede{margin:0 0 1rem;max-width:70ch;color:var(--soft);font-size:1.05rem} .lede p{margin:0}
-.facts{display:flex;flex-wrap:wrap;gap:.6rem 2.2rem;margin:1rem 0 .6rem} .facts div{min-width:0}
+.facts{display:flex;flex-wrap:wrap;gap:.6rem 1.7rem;margin:1rem 0 .6rem} .facts div{min-width:0}
 .facts dt{font-size:.72rem;letter-spacing:.06em;text-transform:uppercase;color:var(--soft)} .facts dd{margin:0;font-size:.92rem} .facts code{background:none;padding:0;overflow-wrap:anywhere}
 .folds{display:flex;flex-wrap:wrap;gap:.2rem 1.2rem} .folds>details[open]{flex-basis:100%}
 details.fold>summary{cursor:pointer;color:var(--soft);font-size:.82rem;width:fit-content;border-radius:4px} details.fold>summary:hover{color:var(--link)}
@@ -250,14 +257,14 @@ main{min-width:0;max-width:880px;padding:12px 0 64px} .alone{grid-template-colum
 main>.prose:first-child h2:first-child{margin-top:1rem;border-top:0;padding-top:0}
 .prose p,.prose ul,.prose ol{margin:.7rem 0} blockquote{margin:1rem 0;padding-left:1rem;border-left:3px solid var(--line);color:var(--soft)}
 .prose pre,.source pre{background:var(--wash);border:1px solid var(--line);border-radius:6px;padding:10px 14px;overflow-x:auto;white-space:pre} .prose pre code{background:none;padding:0}
-.cell{margin:.7rem 0} .bare{margin:.2rem 0} .out{overflow-x:auto} .out>pre{background:var(--wash);border-radius:6px;padding:10px 14px;max-height:26rem;overflow:auto} .source{margin-bottom:.3rem}
+.cell{margin:.7rem 0} .bare{margin:.2rem 1.2rem .2rem 0;display:inline-block;vertical-align:top;max-width:100%} .bare:has(details[open]){display:block} .out{overflow-x:auto} .out>pre{background:var(--wash);border-radius:6px;padding:10px 14px;max-height:26rem;overflow:auto} .source{margin-bottom:.3rem}
 table{border-collapse:collapse;font-size:.88rem;line-height:1.45;margin:.4rem 0 1rem;font-variant-numeric:tabular-nums} .prose table{display:block;overflow-x:auto;max-width:100%}
 th,td{padding:4px 12px 4px 8px;text-align:left;vertical-align:top} thead th{border-bottom:1px solid #8a8f98;font-weight:600;white-space:nowrap} tbody tr+tr>*{border-top:1px solid #eceff2} tbody tr:hover{background:#fafbfc}
 caption{font-size:.95rem;text-align:left;padding-left:8px!important}
 figure{margin:.8rem 0} img{max-width:100%;height:auto;vertical-align:middle}
 .failure{border:1px solid #f0b9b3;border-left:5px solid var(--bad);border-radius:6px;background:#fff6f5;padding:6px 18px 10px;margin:1.2rem 0} .failure h2{margin:.6rem 0;font-size:1.15rem;color:var(--bad)} .failure pre{font-size:14px}
 .warning{border-left:4px solid #6f4a00;background:#fff3d6;color:#4a3200;padding:8px 14px;margin:.6rem 0;border-radius:0 6px 6px 0}
-.quiet{color:var(--soft);font-style:italic} .lineage,.lineage ul{margin:.2rem 0;padding-left:1.3rem;font-size:.9rem}
+.rich .fold summary{padding-left:8px} .quiet{color:var(--soft);font-style:italic} .lineage,.lineage ul{margin:.2rem 0;padding-left:1.3rem;font-size:.9rem}
 footer{border-top:1px solid var(--line);color:var(--soft);font-size:.82rem;padding:16px 0 40px}
 :focus-visible{outline:2px solid var(--link);outline-offset:2px} .skip{position:absolute;left:-999px} .skip:focus{left:8px;top:8px;background:#fff;padding:6px 10px}
 """
@@ -274,7 +281,7 @@ STYLE_NARROW = """
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 """
 
-# %% ../../nbs/api/3_assess/06_report.ipynb #a7b21a86
+# %% ../../nbs/api/3_assess/06_report.ipynb #143a62da
 _TEMPLATE = """<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width,initial-scale=1">
 <meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'">
@@ -330,7 +337,7 @@ def html_report(
     trusted = lambda parts: {k: Markup(v) for k, v in parts.items()}
     text = Environment(autoescape=True).from_string(_TEMPLATE).render(
         title=title or str(facts.get("job") or "Report"), lede=Markup(lede), style=Markup(STYLE + STYLE_NARROW + _code_style()), version=__version__,
-        headings=[h for h in page.headings if h[0] in (1, 2, 3)], facts=trusted(_facts(facts)) if facts else {},
+        headings=[h for h in page.headings if h[0] in (1, 2, 3)], facts=trusted(_facts(facts, lineage)) if facts else {},
         details=trusted(_details(facts, lineage)), failure=Markup(_failure(facts, cells)), warnings=facts.get("warnings") or [], cells=Markup(body))
     return _write(Path(out), text)
 

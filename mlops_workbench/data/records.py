@@ -204,7 +204,12 @@ def _lines(chunks: Iterator[str]) -> Iterator[str]:
         for line in lines: yield line + "\n"
     if rest: yield rest + "\n"
 
-# %% ../../nbs/api/1_data/00_records.ipynb #aa52d253
+# %% ../../nbs/api/1_data/00_records.ipynb #95290267
+def _bare(head: str, delimiter: str) -> str:
+    "The text without what stands in quotes, and without tabs unless they are the delimiter."
+    bare = re.sub(r'"[^"]*"', '""', head) if '"' in head else head
+    return bare if delimiter == "\t" else bare.replace("\t", "")
+
 def read_layout(source: str) -> Layout:
     "How the text of the file is laid out, from its first bytes."
     encoding = _encoding(source)
@@ -220,7 +225,7 @@ def read_layout(source: str) -> Layout:
     if encoding == "utf-8-sig": layout.notes.append("a byte-order mark was left out")
     elif encoding != "utf-8": layout.notes.append(f"the text is not UTF-8: it was decoded as {encoding}")
     if delimiter != ",": layout.notes.append(f"the values are separated by {'tabs' if delimiter == chr(9) else delimiter}")
-    if re.search(rf"{re.escape(delimiter)} |\s{re.escape(delimiter)}", head.replace("\t", "") if delimiter != "\t" else head):
+    if re.search(rf"{re.escape(delimiter)} | {re.escape(delimiter)}", _bare(head, delimiter)):
         layout.notes.append("spaces around values were removed")
     for i, n in enumerate(layout.columns):
         if not n:

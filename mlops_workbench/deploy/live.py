@@ -112,7 +112,7 @@ def _log_rows(items: Sequence[tuple]) -> pl.DataFrame:
         frames.append(log_frame(bundle, columns_frame(columns), bundle.table(answers), source="endpoint", request=request, at=at))
     return pl.concat(frames, how="diagonal_relaxed")
 
-# %% ../../nbs/api/5_deploy/05_live.ipynb #cb9e005b
+# %% ../../nbs/api/5_deploy/05_live.ipynb #99620afe
 class Catalogue:
     "The bundles being served, following the registry."
     def __init__(
@@ -130,24 +130,26 @@ class Catalogue:
         self._other: OrderedDict[tuple[str, int], Bundle] = OrderedDict()
         self._lock, self._stop = threading.Lock(), threading.Event()
         for m in (self.pins or {}).values(): self.registry.resolve(m)
-        self.look()
+        self.look(first=True)
 
-    def look(self) -> None:
-        "Follow the registry once."
+    def look(self, *, first: bool = False) -> None:
+        "Follow the registry once; what cannot be loaded the first time, and leaves a wanted model out or nothing to serve, is raised."
         try:
             if self.pins is not None: wanted = {n: self.registry.resolve(ref)[1] for n, ref in self.pins.items()}
             else: wanted = {n: v for n in self.registry.models() if (v := self.registry.champion(n)) is not None}
         except WorkbenchError as e: return logger.warning("cannot read the registry: %s", e)
-        found, failed = {}, {}
+        found, failed, problem = {}, {}, None
         for name, version in wanted.items():
             known = self.current.get(name)
             if known and known.version == version: found[name] = known
             else:
                 try: found[name] = self._load(name, version)
                 except Exception as e:
-                    failed[name] = str(e)
+                    failed[name], problem = str(e), e
                     if known: found[name] = known
-                    if self.failed.get(name) != str(e): logger.error("cannot load %s@%s: %s", name, version, e)
+        if first and problem and (self.pins is not None or not found): raise problem
+        for name, why in failed.items():
+            if self.failed.get(name) != why: logger.error("cannot load %s@%s: %s", name, wanted[name], why)
         self.current, self.failed = found, failed
 
     def get(self, name: str, version: str = "") -> Bundle:

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['ConstantMember', 'fit_constant', 'fit_linear', 'fit_flat']
 
-# %% ../../nbs/api/2_model/05_baselines.ipynb #9100fd7b
+# %% ../../nbs/api/2_model/05_baselines.ipynb #9fdc06dc
 import json
 import warnings
 from dataclasses import dataclass, field
@@ -19,16 +19,16 @@ from sklearn.linear_model import LogisticRegression, Ridge
 
 from ..core.errors import InputError
 from .features import Encoded
-from .network import InputLayer, Labelled, NetworkMember, fit_encoding, mean_loss
+from .network import Encoding, InputLayer, Labelled, NetworkMember, fit_encoding, mean_loss
 
-# %% ../../nbs/api/2_model/05_baselines.ipynb #0de158a8
+# %% ../../nbs/api/2_model/05_baselines.ipynb #f84408fa
 @dataclass
 class ConstantMember:
     "The same answer for every row."
-    value: list[float]       # one number, or one probability a class
-    framing: str             # 'binary', 'multiclass' or 'regression'
-    params: dict[str, Any] = field(default_factory=dict)
-    family: str = "constant"
+    value: list[float]         # one number, or one probability a class
+    framing: str               # 'binary', 'multiclass' or 'regression'
+    params: dict[str, Any] = field(default_factory=dict)   # none: nothing was chosen
+    family: str = "constant"   # as `load_member` finds its class
 
     def predict_encoded(
         self,
@@ -80,7 +80,7 @@ def fit_constant(
     share = np.bincount(train.y, weights=train.w, minlength=classes)
     return ConstantMember((share / share.sum()).tolist(), framing)
 
-# %% ../../nbs/api/2_model/05_baselines.ipynb #b664e88b
+# %% ../../nbs/api/2_model/05_baselines.ipynb #f9ff8848
 def fit_linear(
     train: Labelled,            # rows to learn from
     valid: Labelled,            # rows to choose the strength by
@@ -117,16 +117,16 @@ def _spread(model: Any, framing: str, classes: int) -> tuple[np.ndarray, np.ndar
     weights[model.classes_], bias[model.classes_] = coef, start
     return weights, bias
 
-def _linear(encoding: Any, coef: np.ndarray, start: np.ndarray, framing: str, params: dict, center: float = 0.0, scale: float = 1.0) -> NetworkMember:
+def _linear(encoding: Encoding, coef: np.ndarray, start: np.ndarray, framing: str, params: dict, center: float = 0.0, scale: float = 1.0) -> NetworkMember:
     weights = {"w0": np.ascontiguousarray(coef.T, np.float32), "b0": start.astype(np.float32)}
     return NetworkMember(encoding, weights, framing, center, scale, params, family="linear")
 
-# %% ../../nbs/api/2_model/05_baselines.ipynb #c1a525ca
+# %% ../../nbs/api/2_model/05_baselines.ipynb #6700f6c5
 def fit_flat(
     train: Labelled,  # rows to learn from
     framing: str,     # 'binary', 'multiclass' or 'regression'
     classes: int,     # of a multiclass task
-    encoding: Any,    # of no width
+    encoding: Encoding,  # of no width
 ) -> NetworkMember:
     "A linear model of columns that say nothing: the constant, in the form of a network."
     value = np.clip(fit_constant(train, framing=framing, classes=classes).value, 1e-6, None if framing == "regression" else 1 - 1e-6)

@@ -207,7 +207,7 @@ class InputLayer(nn.Module):
         if cat.shape[1]: hot.scatter_(1, self.entries(cat), 1.0)
         return torch.cat([self.numbers(num), hot[:, 1:]], dim=1)
 
-# %% ../../nbs/api/2_model/02_network.ipynb #730d29d0
+# %% ../../nbs/api/2_model/02_network.ipynb #ce570be5
 def answer(
     out: torch.Tensor,     # float32 [n, outputs], as the last layer gives it
     framing: str,          # 'binary', 'multiclass' or 'regression'
@@ -245,18 +245,29 @@ class Network(nn.Module):
         self.biases = nn.ParameterList([w["b" + k[1:]] for k in [*hidden, "wo"] if k in w])
         self.requires_grad_(False)
 
-    def first(self, num: torch.Tensor, cat: torch.Tensor) -> torch.Tensor:
-        "What the first layer gives before its activation, `[n, H]`: a sum over columns."
+    def first(
+        self,
+        num: torch.Tensor,  # float32 [n, numeric columns], NaN for missing
+        cat: torch.Tensor,  # int64 [n, categorical columns]
+    ) -> torch.Tensor:      # float32 [n, H]
+        "What the first layer gives before its activation: a sum over columns."
         z = self.bias.expand(num.shape[0], -1)
         if len(self.numbers): z = z + self.input.numbers(num) @ self.numbers
         return z + self.rows[self.input.entries(cat)].sum(dim=1) if cat.shape[1] else z
 
-    def rest(self, z: torch.Tensor) -> torch.Tensor:
-        "The answer to what the first layer gave."
+    def rest(
+        self,
+        z: torch.Tensor,  # float32 [n, H], from `first`
+    ) -> torch.Tensor:    # float32 [n], or [n, classes] of a multiclass task
+        "The answers to what the first layer gave."
         for w, b in zip(self.weights, self.biases): z = nn.functional.silu(z) @ w + b
         return answer(z, self.framing, self.center, self.scale)
 
-    def forward(self, num: torch.Tensor, cat: torch.Tensor) -> torch.Tensor:
+    def forward(
+        self,
+        num: torch.Tensor,  # float32 [n, numeric columns], NaN for missing
+        cat: torch.Tensor,  # int64 [n, categorical columns]
+    ) -> torch.Tensor:      # float32 [n], or [n, classes] of a multiclass task
         "The answers to rows of encoded columns."
         return self.rest(self.first(num, cat))
 

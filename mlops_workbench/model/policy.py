@@ -23,7 +23,7 @@ def reach(
     "The least score that counts as reaching the threshold."
     return threshold - 1e-7 - 2e-5 * max(threshold * (1 - threshold), 0.0)
 
-# %% ../../nbs/api/2_model/08_policy.ipynb #8395b6e4
+# %% ../../nbs/api/2_model/08_policy.ipynb #0cc68bf7
 KINDS = ("threshold", "by_group", "argmax", "value", "none")
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class Policy:
 
     def describe(
         self,
-        classes: tuple[str, ...] = ("0", "1"),  # of the task
+        classes: tuple[str, ...] = ("0", "1"),  # of the task, the positive one last
     ) -> str:
         "The policy in a sentence or two."
         name = classes[-1]

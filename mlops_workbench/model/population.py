@@ -18,15 +18,15 @@ import torch.nn.functional as F
 from ..core.errors import InputError, ParameterError
 from .network import Encoding, InputLayer, Labelled, NetworkMember
 
-# %% ../../nbs/api/2_model/03_population.ipynb #359a34e1
+# %% ../../nbs/api/2_model/03_population.ipynb #0cf1f072
 @dataclass(frozen=True)
 class NetworkParams:
     "What one trial of a network is trained with."
     learning_rate: float = 3e-3  # of AdamW, the highest of its schedule
     weight_decay: float = 1e-2   # of AdamW, decoupled
-    dropout: float = 0.1         # share of units silenced after each hidden layer, 0 to below 1
-    width: int = 128             # units of a hidden layer
-    layers: int = 2              # hidden layers, at least 1
+    dropout: float = 0.1         # share of units silenced after each hidden layer, 0 to 0.95
+    width: int = 128             # units of a hidden layer, at least 1
+    layers: int = 2              # hidden layers, 1 to 16
     seed: int = 0                # of its first weights and its dropout
 
     def __post_init__(self):
@@ -192,7 +192,7 @@ class Stack:
             out[k] = (one if k == "bo" else one[:, :h] if k == "w0" else one[:h] if k in ("wo",) or k[0] == "b" else one[:h, :h]).clone()
         return out
 
-# %% ../../nbs/api/2_model/03_population.ipynb #0d000fdc
+# %% ../../nbs/api/2_model/03_population.ipynb #a9f777b0
 class DeviceRows:
     "Labelled rows as tensors on the device, ready to be taken in batches."
 
@@ -216,8 +216,11 @@ class DeviceRows:
 
     def __len__(self) -> int: return len(self.y)
 
-    def inputs(self, rows: torch.Tensor | slice) -> torch.Tensor:
-        "The first layer's input for those rows, float32 [rows, width]."
+    def inputs(
+        self,
+        rows: torch.Tensor | slice,  # row numbers, or a slice
+    ) -> torch.Tensor:               # float32 [rows, width]
+        "The first layer's input for those rows."
         return self.dense[rows] if self.dense is not None else self.input.dense(*(c[rows] for c in self.columns))
 
     def losses(
@@ -233,8 +236,13 @@ class DeviceRows:
         return loss if self.w is None else loss * self.w[rows]
 
     @torch.no_grad()
-    def evaluate(self, stack: Stack, *, batch: int = 8192) -> np.ndarray:
-        "The mean loss of each trial in the stack over all rows, float64 [N]."
+    def evaluate(
+        self,
+        stack: Stack,        # whose trials are held against the rows
+        *,
+        batch: int = 8192,   # rows at a time
+    ) -> np.ndarray:         # float64 [N]
+        "The mean loss of each trial in the stack over all rows."
         parts = [slice(i, i + batch) for i in range(0, len(self), batch)]
         sums = torch.stack([self.losses(stack.forward(self.inputs(s)), s).sum(dim=1) for s in parts])
         return sums.cpu().double().sum(dim=0).numpy() / len(self)

@@ -19,14 +19,14 @@ from ..core.errors import InputError
 from .features import Encoded
 from .network import Labelled
 
-# %% ../../nbs/api/2_model/04_trees.ipynb #82ce0ee9
+# %% ../../nbs/api/2_model/04_trees.ipynb #4c97b779
 @dataclass
 class TreesMember:
     "Boosted trees: what an ensemble keeps, predicts with, saves and exports."
     text: str                  # the model in LightGBM's text form
     framing: str               # 'binary', 'multiclass' or 'regression'
     params: dict[str, Any] = field(default_factory=dict)   # what it was trained with
-    family: str = "trees"
+    family: str = "trees"      # as `load_member` finds its class
 
     def predict_encoded(
         self,
@@ -57,7 +57,7 @@ class TreesMember:
         "The member that `save` wrote."
         return cls((Path(folder) / f"{name}.txt").read_text(), **json.loads((Path(folder) / f"{name}.json").read_text()))
 
-# %% ../../nbs/api/2_model/04_trees.ipynb #154438bb
+# %% ../../nbs/api/2_model/04_trees.ipynb #2236dd68
 TREE_DEFAULTS: dict[str, Any] = {
     "learning_rate": 0.06, "num_leaves": 31, "min_data_in_leaf": 20, "feature_fraction": 0.8, "bagging_fraction": 1.0,
     "lambda_l2": 1.0, "cat_smooth": 10.0, "min_data_per_group": 50, "max_bin": 255,
@@ -71,9 +71,9 @@ def fit_trees(
     framing: str,              # 'binary', 'multiclass' or 'regression'
     classes: int = 2,          # of a multiclass task
     params: dict[str, Any] | None = None,  # LightGBM's, over `TREE_DEFAULTS`
-    rounds: int = 2000,        # at most
+    rounds: int = 2000,        # boosting rounds, at most
     patience: int = 50,        # rounds without a better validation loss before it stops
-    threads: int = 0,          # 0: all
+    threads: int = 0,          # that LightGBM computes with; 0: all
     seed: int = 0,             # of the columns and rows that are drawn
     stop: Callable[[], bool] | None = None,  # is asked after each round whether to end now
 ) -> TreesMember:

@@ -22,7 +22,7 @@ from ..deploy.bundle import Bundle, load_bundle
 from ..deploy.registry import utc
 from ..deploy.score import read_predictions
 
-# %% ../../nbs/api/6_operate/00_monitor.ipynb #857af71d
+# %% ../../nbs/api/6_operate/00_monitor.ipynb #1c0f0432
 def _present(raw: pl.DataFrame) -> pl.DataFrame:
     "Inputs as the graph takes them, NaN and the empty text as missing."
     return raw.with_columns(pl.col(pl.Float64).fill_nan(None), pl.when(pl.col(pl.String) != "").then(pl.col(pl.String)))
@@ -33,7 +33,7 @@ def _answers(bundle: Bundle, outputs: pl.DataFrame) -> pl.DataFrame:
     return outputs.select(pl.col(c).alias(f"answer: {c}") for c in wanted if c in outputs.columns)
 
 def observed(
-    bundle: Bundle,
+    bundle: Bundle,       # the model that is watched
     rows: pl.DataFrame,   # [n] raw rows
 ) -> pl.DataFrame:
     "The rows as the monitor compares them, with the answers they carry, or else the bundle's answers to them."
@@ -42,7 +42,7 @@ def observed(
     return pl.concat([raw, known if known.columns == names else _answers(bundle, bundle.predict(rows))], how="horizontal")
 
 def logged(
-    bundle: Bundle,
+    bundle: Bundle,      # the model that is watched
     log: pl.DataFrame,   # [n] rows of the log of predictions
 ) -> pl.DataFrame:
     "The logged rows as the monitor compares them."
@@ -76,7 +76,7 @@ def shares(
                      "unseen": None if unseen is None else unseen / n, "unseen_low": None if unseen is None else float(u_low), "unseen_high": None if unseen is None else float(u_high)})
     return pl.DataFrame(rows, infer_schema_length=None)
 
-# %% ../../nbs/api/6_operate/00_monitor.ipynb #2709ed75
+# %% ../../nbs/api/6_operate/00_monitor.ipynb #25385bd3
 @dataclass(frozen=True, repr=False)
 class Monitoring:
     "What the monitor found."
@@ -106,10 +106,12 @@ class Monitoring:
     def _repr_html_(self) -> str:
         tone = {"alert": "bad", "undecided": "warn"}.get(self.status, "good")
         parts = [note(self.summary, tone).markup, *(note(a, "bad").markup for a in self.alerts)]
+        ordered = sorted(self.table.to_dicts(), key=lambda r: (not r.get("drifted"), r["adjusted_p"] if r.get("adjusted_p") is not None else 2.0))
         rows = [{"column": r["column"], "drifted": r.get("drifted"), "distance": interval(r.get("distance"), r.get("low"), r.get("high")), "adjusted p": r.get("adjusted_p"),
                  "missing before": r["missing_before"], "missing": interval(r["missing"], r["missing_low"], r["missing_high"]),
-                 "unseen": interval(r["unseen"], r["unseen_low"], r["unseen_high"])} for r in self.table.to_dicts()]
-        return "".join(parts) + (table(rows, caption="Columns and answers, now against training").markup if rows else "")
+                 "unseen": interval(r["unseen"], r["unseen_low"], r["unseen_high"])} for r in ordered]
+        if all(r["unseen"] == "–" for r in rows): rows = [{k: v for k, v in r.items() if k != "unseen"} for r in rows]
+        return "".join(parts) + (table(rows, caption="Columns and answers, now against training; the most changed first").markup if rows else "")
 
 def _alerts(found: pl.DataFrame) -> list[str]:
     "A sentence for each change."

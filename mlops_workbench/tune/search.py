@@ -83,17 +83,17 @@ def plan_steps(
         if turn < groups: steps.append(Step("network", sizes[turn]))
     return steps
 
-# %% ../../nbs/api/4_tune/03_search.ipynb #7aa24f0e
+# %% ../../nbs/api/4_tune/03_search.ipynb #1fffa8f3
 @dataclass
 class TuningData:
     "The rows of a search, encoded once by features that the fitting rows alone decide."
-    task: Task
-    features: Features
-    fit: Labelled       # rows to fit on
-    valid: Labelled     # rows to stop and choose by
-    check: Labelled     # rows to calibrate on
-    valid_rows: np.ndarray   # int64: which rows of the frame the second are
-    encoding: Encoding  # how columns enter a network
+    task: Task               # what is predicted
+    features: Features       # fitted on the rows to fit on
+    fit: Labelled            # rows to fit on
+    valid: Labelled          # rows to stop and choose by
+    check: Labelled          # rows to calibrate on
+    valid_rows: np.ndarray   # int64: the numbers in the frame of the rows to choose by
+    encoding: Encoding       # how columns enter a network
 
     @property
     def fingerprint(self) -> str:
@@ -119,7 +119,7 @@ def tuning_data(
     encoding = fit_encoding(train.x, train.y, n_categories=features.n_categories, regression=task.framing == "regression")
     return TuningData(task, features, train, rows(valid), rows(check), valid, encoding)
 
-# %% ../../nbs/api/4_tune/03_search.ipynb #29cc33c5
+# %% ../../nbs/api/4_tune/03_search.ipynb #d088e369
 def tree_threads(
     rows: Labelled,  # to learn from
 ) -> int:
@@ -163,10 +163,10 @@ class Search:
 
     def _resume(self) -> None:
         "Marks what a dead process left, and takes over what it finished."
-        print_ = hashlib.sha256(f"{self.data.fingerprint} {self.seed}".encode()).hexdigest()
-        if self.study.user_attrs.setdefault("fingerprint", print_) != print_:
+        mark = hashlib.sha256(f"{self.data.fingerprint} {self.seed}".encode()).hexdigest()
+        if self.study.user_attrs.setdefault("fingerprint", mark) != mark:
             raise ParameterError("the journal belongs to another task, other data or another seed", where=str(self.journal), remedy="give another journal, or delete it with its members")
-        self.study.set_user_attr("fingerprint", print_)
+        self.study.set_user_attr("fingerprint", mark)
         for t in self.study.get_trials(deepcopy=False):
             key = t.user_attrs.get("key", "")
             if t.state == TrialState.RUNNING: self.study.tell(t.number, state=TrialState.FAIL)

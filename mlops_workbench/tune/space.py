@@ -45,12 +45,12 @@ class Choice:
         if self.whole: return IntDistribution(int(self.low), int(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
 
-# %% ../../nbs/api/4_tune/00_space.ipynb #5661a48d
+# %% ../../nbs/api/4_tune/00_space.ipynb #62df4075
 @dataclass(frozen=True)
 class Space:
     "What the trials of one family choose."
     family: str                  # 'network' or 'trees'
-    choices: tuple[Choice, ...]
+    choices: tuple[Choice, ...]  # in the order of the trainer
 
     def distributions(self) -> dict[str, BaseDistribution]:
         "Optuna's distributions, by 'family.name'."

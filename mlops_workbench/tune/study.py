@@ -29,13 +29,13 @@ from .devices import describe_device, find_device, threads, using_threads
 from .ensemble import select_ensemble
 from .search import FAMILIES, Search, Step, plan_steps, quiet_optuna, tree_threads, tuning_data
 
-# %% ../../nbs/api/4_tune/04_study.ipynb #0429e827
+# %% ../../nbs/api/4_tune/04_study.ipynb #a6e06519
 @dataclass
 class Fit:
     "What a search left."
     predictor: Predictor             # the model
     singles: dict[str, Predictor]    # the best of each family: network, trees, linear, constant
-    leaderboard: pl.DataFrame        # one row a trial: trial, family, state, loss, weight, epochs, reason, seconds and its parameters
+    leaderboard: pl.DataFrame        # one row a trial: trial, family, state, loss, weight, epochs, rounds, seconds, reason and its parameters
     loss: float                      # of the model on the rows of the choice, before calibration
     valid_rows: np.ndarray           # int64: the rows of the frame that chose
     device: str                      # where networks were trained, in words
@@ -160,7 +160,7 @@ def fit_model(
         loss = search.loss(mix([search.answers[k] for k in weights], list(weights.values())))
         return Fit(model, singles, _leaderboard(search, weights), loss, data.valid_rows, describe_device(place), time.monotonic() - begun, trained)
 
-# %% ../../nbs/api/4_tune/04_study.ipynb #e166736a
+# %% ../../nbs/api/4_tune/04_study.ipynb #b737195e
 def score_table(
     fit: Fit,               # a search's model and singles
     frame: pl.DataFrame,    # rows [n] that it was not trained on, with a target
@@ -181,7 +181,7 @@ def cross_fit(
     task: Task,            # what is predicted
     folds: np.ndarray,     # int64 [n]: the fold of each row; -1: takes no part
     *,
-    journal: str | Path | None = None,  # a file's path, to which the fold is added: journal-0.log; None: in memory
+    journal: str | Path | None = None,  # journal.log stands for journal-0/journal.log and so on, one for each fold; None: in memory
     seconds: float = 0,    # the budget as a time, for all folds together
     progress: Callable[[float, float, str], None] | None = None,  # is called with (done, total, what is being done), over all folds
     **options: Any,        # of `fit_model`

@@ -114,7 +114,7 @@ def new(
     say(f"The project is in {place}. Its settings are in settings.ini; run it with")
     say(f"  cd {shlex.quote(folder)} && mlw run pipeline")
 
-# %% ../../nbs/api/8_ui/05_cli.ipynb #f4d53a72
+# %% ../../nbs/api/8_ui/05_cli.ipynb #d888de24
 @app.command()
 def runs(
     job: Annotated[str, typer.Option(help="Only runs of this job.")] = "",
@@ -128,7 +128,7 @@ def runs(
     if status and status not in STATUSES: raise ParameterError(f"no status {status!r}", where="--status", remedy=nearest(status, STATUSES))
     records = Runs(here()[1]).list(job or None, status or None, limit or None)
     if as_json: say_json(records)
-    else: say_table([run_row(r) for r in records], empty="no runs yet: `mlw run pipeline` makes some")
+    else: say_table([run_row(r) for r in records], empty="no such run" if job or status else "no runs yet: `mlw run pipeline` makes some")
 
 @app.command()
 def show(
@@ -175,7 +175,7 @@ def _champion(registry: Any, name: str, at: str, as_json: bool) -> None:
     if as_json: say_json({"model": name, "at": at, "champion": found})
     else: say(f"champion of {name} at {at}: {found or 'none'}")
 
-# %% ../../nbs/api/8_ui/05_cli.ipynb #90241962
+# %% ../../nbs/api/8_ui/05_cli.ipynb #47236276
 @app.command()
 def data(
     ref: Annotated[str, typer.Argument(help="A dataset, such as loans or loans@2.")] = "",
@@ -187,13 +187,14 @@ def data(
     as_json: Json = False,
 ) -> None:
     "List datasets, look into one, compare two versions, or add one."
-    from mlops_workbench.data.dataset import changes
+    from mlops_workbench.data.dataset import changes, resolve
     from mlops_workbench.ui.looking import dataset_rows, here
     settings, store = here()
     if add: return _add(settings, store, add, name or ref, append, message)
     if other:
         found = changes(store, ref, other)
         return say_json(found.to_json()) if as_json else _say_changes(found)
+    if ref: resolve(store, ref)   # an unknown version is refused before anything is printed
     if as_json: return say_json(dataset_rows(store, ref.partition("@")[0] or None))
     say_table(dataset_rows(store, ref.partition("@")[0] or None), empty="no datasets yet: `mlw run ingest` makes one")
     if ref: _say_profile(store, ref)

@@ -6,7 +6,7 @@
 __all__ = ['project_name', 'default_gates', 'Plan', 'plan_project', 'packaged_jobs', 'check_fresh', 'write_project',
            'new_project', 'demo_settings', 'is_demo', 'new_demo', 'repository_settings']
 
-# %% ../../nbs/api/8_ui/00_project.ipynb #b11f9163
+# %% ../../nbs/api/8_ui/00_project.ipynb #12d63d77
 import dataclasses
 import re
 import shutil
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from ..core.errors import InputError, NotFoundError
+from ..core.store import open_store
 from ..core.settings import DataSettings, ProjectSettings, Settings, TaskSettings, settings_text
 
 # %% ../../nbs/api/8_ui/00_project.ipynb #fefc83ae
@@ -44,7 +45,7 @@ def default_gates(
         gates[name] = f"{rules[framing].format(column)}, {mode}"
     return gates
 
-# %% ../../nbs/api/8_ui/00_project.ipynb #d6da76bc
+# %% ../../nbs/api/8_ui/00_project.ipynb #1158ed43
 @dataclass(frozen=True)
 class Plan:
     "A project that could be made: its settings, and what was seen in the table."
@@ -75,6 +76,8 @@ def plan_project(
     from mlops_workbench.data.table import read_report
     from mlops_workbench.model.task import frame_task
     name, source = project_name(name), _located(data)
+    sensitive = list(dict.fromkeys(sensitive))
+    if "://" in store or Path(store).is_absolute(): open_store(store)   # a place that cannot be a store is refused
     frame, notes = read_report(source)
     wanted = dataclasses.replace(TaskSettings(), target=target, sensitive=list(sensitive), positive=positive, framing=framing)
     task = frame_task(frame, wanted, name=name)

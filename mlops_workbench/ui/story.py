@@ -87,7 +87,7 @@ def data_lines(
     lines = [f"Values that stand for a missing one: {marks}."] if marks else []
     return lines + [f"{column} is left out: {why}." for column, why in task["excluded"].items() if column != task["target"]]
 
-# %% ../../nbs/api/8_ui/04_story.ipynb #9fadd755
+# %% ../../nbs/api/8_ui/04_story.ipynb #2b93beef
 def _facts(record: dict[str, Any] | None) -> str:
     "The metrics of a run in a line."
     return ", ".join(f"{k.replace('_', ' ')} {number(v)}" for k, v in ((record or {}).get("metrics") or {}).items())
@@ -130,6 +130,8 @@ def story(
     files = [o["ref"] for o in (latest["score"] or {}).get("outputs", []) if o["kind"] == "file"]
     if files: out.append(("A scored file", [f"{_facts(latest['score'])}: {', '.join(files)}"]))
     if watched: out.append(("Drift", [watched["summary"], *watched["alerts"]]))
-    reports = [f"{job:<9} {where}" for job, r in latest.items() if job in ("tune", "assess", "deploy", "monitor") and r and (where := report_path(store, r))]
+    above = next((r["parent"] for r in latest.values() if r and r.get("parent")), None)   # the pipeline, whose report links to all others
+    shown = ({"pipeline": Runs(store).get(above)} if above else {}) | {job: latest[job] for job in ("tune", "assess", "deploy", "monitor")}
+    reports = [f"{job:<9} {where}" for job, r in shown.items() if r and (where := report_path(store, r))]
     return [*out, ("Where to look", [*reports, f"{'mlw show assess':<22} the evidence and its lineage", f"{f'mlw models {name}':<22} versions and their history",
                                      f"{'mlw lab':<22} everything, in JupyterLab"])]
