@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Sentinel', 'find_sentinels', 'replace_sentinels', 'id_like', 'Leak', 'find_leaks', 'spells_out', 'profile']
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #9a2b6d12
+# %% ../../nbs/api/1_data/03_profile.ipynb #cfa61657
 import math
 import re
 from collections.abc import Iterable, Sequence
@@ -17,6 +17,7 @@ import numpy as np
 import polars as pl
 
 from ..core.errors import InputError, nearest
+from ..core.show import exact
 from .contract import is_key, logical_type
 
 # %% ../../nbs/api/1_data/03_profile.ipynb #b90277f1
@@ -40,7 +41,7 @@ def _codelike(v: float) -> str:
     if a >= 1000 and re.fullmatch(r"10+", digits) and a == int(a): return "a round power of ten"
     return ""
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #3552a871
+# %% ../../nbs/api/1_data/03_profile.ipynb #cb8eceee
 def _far(values: np.ndarray, counts: np.ndarray, sign: int) -> list[tuple[float, int, str]]:
     "Sentinels at one end of the sorted different values of a column."
     coded = [_codelike(v) for v in values]
@@ -53,13 +54,13 @@ def _far(values: np.ndarray, counts: np.ndarray, sign: int) -> list[tuple[float,
     for i in range(edge + 1, len(values)) if sign > 0 else range(edge - 1, -1, -1):
         gap, why = abs(values[i] - values[edge]) / width, coded[i]
         if gap >= (10 if counts[i] > 1 else 100) or (gap >= (1 if counts[i] > 1 else 10) and why != "a round power of ten"):
-            found.append((float(values[i]), int(counts[i]), f"{why}, {gap:,.3g} times the range of the other values beyond them"))
+            found.append((float(values[i]), int(counts[i]), f"{why}, {gap:,.0f} times the range of the other values beyond them"))
     if not found and len(values) > 2:      # no code, yet repeated and absurdly far
         i, j = (-1, -2) if sign > 0 else (0, 1)
         others = values[:-1] if sign > 0 else values[1:]
         gap = abs(values[i] - values[j]) / float(others[-1] - others[0])
         if counts[i] >= 2 and gap >= 10:
-            found.append((float(values[i]), int(counts[i]), f"repeated, and {gap:,.3g} times the range of the other values beyond them"))
+            found.append((float(values[i]), int(counts[i]), f"repeated, and {gap:,.0f} times the range of the other values beyond them"))
     return found
 
 def _negative(values: np.ndarray, counts: np.ndarray) -> list[tuple[float, int, str]]:
@@ -254,7 +255,7 @@ def spells_out(
         elif back >= 0.98: found.append((s.name, f"it follows from {column}: {back:.1%} of the errors are avoided"))
     return found
 
-# %% ../../nbs/api/1_data/03_profile.ipynb #756caabb
+# %% ../../nbs/api/1_data/03_profile.ipynb #0c9b1efe
 def _top(s: pl.Series) -> tuple[str, float]:
     "The most frequent value of a column and its share of all rows."
     counts = s.drop_nulls().value_counts(sort=True).head(1)
@@ -265,7 +266,7 @@ def profile(
 ) -> pl.DataFrame:
     "A line for each column: type, missing values, different values, range, mean, most frequent value, and what is odd about it."
     keys, odd = id_like(frame), {}
-    for s in find_sentinels(frame): odd.setdefault(s.column, []).append(f"{s.value:g}" if isinstance(s.value, float) else str(s.value))
+    for s in find_sentinels(frame): odd.setdefault(s.column, []).append(exact(s.value))
     lines = []
     for s in frame:
         kind, distinct = logical_type(s.dtype), s.n_unique() if not s.dtype.is_nested() else 0

@@ -38,7 +38,7 @@ def passed_on(
     texts = {p.name for p in parameters or [] if p.type.replace("Optional[str]", "str").startswith("str")}
     return {name: value for name, value in made.items() if name in texts} | given
 
-# %% ../../nbs/api/7_jobs/03_pipeline.ipynb #20222ebf
+# %% ../../nbs/api/7_jobs/03_pipeline.ipynb #a9117cbf
 class Pipeline:
     "What happened to each job of a pipeline."
     def __init__(self, jobs: Sequence[str], records: Sequence[dict[str, Any]], seconds: float = 0.0):
@@ -64,7 +64,9 @@ class Pipeline:
         said = f"{len([r for r in self.records if r['status'] == 'succeeded'])} of {len(self.jobs)} jobs succeeded in {show.number(round(self.seconds, 1))} s"
         if self.failed: said += f"; {self.failed['job']} {self.failed['status']}: {(self.failed['message'] or '').splitlines()[0] if self.failed['message'] else 'no reason was given'}"
         link = lambda href: show.Html(f'<a href="{show.escape(href)}">report</a>', href) if href else ""
-        return show.table([row | {"report": link(row["report"])} for row in self.rows], caption=said)
+        shown = [row | {"report": link(row["report"])} for row in self.rows]
+        columns = [c for c in shown[0] if c != "skipped" or any(r["skipped"] for r in shown)] if shown else None
+        return show.table(shown, columns=columns, caption=said)
 
     def _repr_html_(self) -> str: return self._table().markup
     def __repr__(self) -> str: return self._table().plain

@@ -57,7 +57,7 @@ def columns_table(
              "most frequent": f"{short(r['most_frequent'])} ({r['share']:.0%})" if r["share"] else "", "note": r["note"]} for r in profile(frame).to_dicts()]
     return show.table(rows, caption=f"{name}: {frame.width:,} columns, {frame.height:,} rows", limit=500)
 
-# %% ../../nbs/api/7_jobs/04_steps.ipynb #145aa2b5
+# %% ../../nbs/api/7_jobs/04_steps.ipynb #96a11a35
 @dataclass(frozen=True)
 class Prepared:
     "Rows, and what is to be learned from them."
@@ -82,7 +82,7 @@ def _matching(settings: Any, frame: pl.DataFrame) -> list[Sentinel]:
 
 def prepare(
     run: JobRun,         # that reads
-    dataset: str = "",   # a dataset, with @version for an earlier one; the project's when empty
+    dataset: str = "",   # a dataset, with `@version` for an earlier one; the project's when empty
 ) -> Prepared:
     "The version's rows with a target, the task and the split."
     settings = run.settings

@@ -175,7 +175,7 @@ def _champion(registry: Any, name: str, at: str, as_json: bool) -> None:
     if as_json: say_json({"model": name, "at": at, "champion": found})
     else: say(f"champion of {name} at {at}: {found or 'none'}")
 
-# %% ../../nbs/api/8_ui/05_cli.ipynb #47236276
+# %% ../../nbs/api/8_ui/05_cli.ipynb #59e95e6d
 @app.command()
 def data(
     ref: Annotated[str, typer.Argument(help="A dataset, such as loans or loans@2.")] = "",
@@ -225,7 +225,8 @@ def _say_profile(store: Any, ref: str) -> None:
     version = resolve(store, ref)
     say()
     rows = profile(read(store, str(version))).to_dicts()
-    say_table([{k: _shortened(v) for k, v in r.items()} for r in rows], caption=str(version))
+    some = ("column", "type", "missing", "distinct", "min", "max", "note")   # what fits a terminal
+    say_table([{k: _shortened(r[k]) for k in some if k in r} for r in rows], caption=str(version))
 
 def _shortened(value: Any) -> Any:
     "A value of a profile; a number written with all its digits is rounded."
@@ -324,7 +325,7 @@ def serve(
     listen(store, host=host or wanted.host, port=wanted.port if port < 0 else port, models=model or None, log=wanted.log, max_body_mb=wanted.max_body_mb,
            on_start=lambda url: say(f"listening on {url} , whose page says what is served; Ctrl-C ends it", err=True))
 
-# %% ../../nbs/api/8_ui/05_cli.ipynb #8ac3c137
+# %% ../../nbs/api/8_ui/05_cli.ipynb #6d789e65
 Given = Annotated[list[str], typer.Option("-p", "--parameter", help="A parameter of the job, as name=value; again for several.")]
 Force = Annotated[bool, typer.Option("--force", help="Also if nothing has changed since it last succeeded.")]
 Timeout = Annotated[float, typer.Option(help="Seconds after which the run is ended; 0 for none.", min=0)]
@@ -360,7 +361,9 @@ def jobs(as_json: Json = False) -> None:
     if as_json: return say_json(rows)
     for row in rows:
         say(f"{row['job']}: {row['about']}")
-        for p in row["parameters"]: say(f"    {p['name']}: {p['type']}{'' if p['required'] else ' = ' + p['default']}" + (f"   {p['help']}" if p["help"] else ""))
+        for p in row["parameters"]:
+            said = f"{p['name']}: {p['type']}{'' if p['required'] else ' = ' + p['default']}" + (f"  # {p['help']}" if p["help"] else "")
+            say(wrapped(said, indent="    ", width=screen_width()))
     if not rows: say("no jobs")
 
 @app.command()

@@ -67,7 +67,7 @@ def lineage_text(
     from mlops_workbench.core.runs import lineage
     return tree_text(_node(lineage(store, run), set()))
 
-# %% ../../nbs/api/8_ui/02_looking.ipynb #e522885d
+# %% ../../nbs/api/8_ui/02_looking.ipynb #3c347e64
 def run_text(
     store: Store,
     record: dict,                 # a run's record
@@ -79,7 +79,7 @@ def run_text(
     facts = {"job": record["job"], "status": row["status"], "started": f"{row['started (UTC)']} UTC", "seconds": record.get("seconds"), "device": record.get("device"),
              "seed": record.get("seed"), "commit": (record.get("git") or {}).get("commit", "")[:12], "message": record.get("message"), "report": report_path(store, record)}
     parts = ["\n".join([f"run {record['id']}", *(f"  {k:<8} {cell(v)}" for k, v in facts.items() if v not in (None, ""))])]
-    if record.get("parameters"): parts.append(table_text([{"parameter": k, "value": cell(v)} for k, v in record["parameters"].items()], width=width))
+    if record.get("parameters"): parts.append(table_text([{"parameter": k, "value": "(empty)" if v == "" else cell(v)} for k, v in record["parameters"].items()], width=width))
     if record.get("metrics"): parts.append(table_text([{"metric": k, "value": v} for k, v in record["metrics"].items()], width=width))
     if record.get("warnings"): parts.append("warnings\n" + "\n".join(f"  {cell(w)}" for w in record["warnings"]))
     return "\n\n".join([*parts, "lineage\n" + lineage_text(store, record["id"])])

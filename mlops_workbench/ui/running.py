@@ -104,7 +104,7 @@ class Watch:
             if self.bar and time.monotonic() - begun > self.delay: self.bar.start()
             if self.bar and self.running: self.bar.update(self._task, section=self.running)
 
-# %% ../../nbs/api/8_ui/03_running.ipynb #a6efba4d
+# %% ../../nbs/api/8_ui/03_running.ipynb #670a9191
 def run_watched(
     job: str,                          # a job's name, or the path of a notebook
     given: dict[str, Any] | list[str] | None = None,   # parameters: values by name, or texts of the form name=value
@@ -134,5 +134,5 @@ def step_rows(
         if not run: return {"step": job, "status": "not run", "seconds": None, "made": [], "run": ""}
         r = runs.get(run)
         state = "unchanged" if r["parent"] != record["id"] else r["status"] + (f" ({r['reason']})" if r["reason"] else "")
-        return {"step": job, "status": state, "seconds": None if state == "unchanged" else r["seconds"], "made": [o["version"] for o in r["outputs"] if o["kind"] in ("dataset", "model")], "run": r["id"]}
+        return {"step": job, "status": state, "seconds": None if state == "unchanged" or r["seconds"] is None else f"{r['seconds']:.1f}", "made": [o["version"] for o in r["outputs"] if o["kind"] in ("dataset", "model")], "run": r["id"]}
     return [row(*s) for s in steps]
