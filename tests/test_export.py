@@ -1,5 +1,6 @@
 "The package, the notebooks' form and the README follow from the notebooks: making them again changes nothing."
 import json
+import re
 import shutil
 import subprocess
 import sys
@@ -50,4 +51,5 @@ def test_notebooks_are_fit_for_every_reader():
         assert "".join(nb["cells"][0]["source"]).startswith("# "), f"{path}: begins with no title"
         assert not any(o.get("output_type") == "error" for c in nb["cells"] for o in c.get("outputs", [])), f"{path}: a saved error"
         assert path.stat().st_size < 300_000, f"{path}: saved outputs are too large"
-        assert str(Path.home()) not in path.read_text() or str(Path.home()) == "/root", f"{path}: names a home folder"
+        outputs = json.dumps([c.get("outputs", []) for c in nb["cells"]])
+        assert not re.search(r"/(home|Users|root|tmp|work)/\w", re.sub(r"[A-Za-z0-9+/=]{200,}", "", outputs)), f"{path}: an output names a folder of one machine"

@@ -29,7 +29,7 @@ from ..core.settings import AssessSettings
 from ..model.policy import Policy
 from ..model.task import Task
 
-# %% ../../nbs/api/3_assess/05_assessment.ipynb #88b6ea07
+# %% ../../nbs/api/3_assess/05_assessment.ipynb #0c6c438c
 @dataclass(frozen=True)
 class Assessment:
     "The evidence about a model, and the policy it is to be deployed with."
@@ -42,7 +42,7 @@ class Assessment:
     calibration: pl.DataFrame         # bins of the score
     evidence: list[Evidence]          # a piece for each candidate policy, in the order offered
     chosen_at: int                    # place of the chosen one
-    reason: str                       # why it was chosen, or why the model is held back
+    reasons: list[str]                # why it was chosen, or why the model is held back, a sentence a step
     candidates: list[Candidate] = field(default_factory=list)
     limit: Limit | None = None        # what the candidates were fitted to
     limit_column: str = ""            # by the groups of this column
@@ -50,6 +50,11 @@ class Assessment:
     seed: int = 0
     run: str = ""                     # the run that made it
     notes: list[str] = field(default_factory=list)
+
+    @property
+    def reason(self) -> str:
+        "Why it was chosen, or why the model is held back."
+        return " ".join(self.reasons)
 
     @property
     def chosen(self) -> Evidence:
@@ -256,7 +261,7 @@ def _check(predictions: pl.DataFrame, sensitive: pl.DataFrame) -> None:
     if sensitive.width and len(sensitive) != len(predictions):
         raise InputError(f"there are {len(predictions)} predictions but {len(sensitive)} rows of sensitive columns", remedy="pass the same rows in the same order")
 
-# %% ../../nbs/api/3_assess/05_assessment.ipynb #0330b202
+# %% ../../nbs/api/3_assess/05_assessment.ipynb #db04cf89
 def assess_predictions(
     task: Task,                               # what is predicted and what it is worth
     predictions: pl.DataFrame,                # [n] row, fold (-1: held out), label, score, and score_* of simpler models
@@ -290,9 +295,9 @@ def assess_predictions(
         policy = Policy("none") if task.framing == "regression" else Policy("argmax")
         decisions = scores if task.framing == "regression" else scores.argmax(1)
         evidence = [gather(task, labels, scores, groups, rules, name="this model", policy=policy, decisions=decisions, **given)]
-    at, reason = choose(evidence, {c.name: c for c in candidates})
+    at, reasons = choose(evidence, {c.name: c for c in candidates})
     return Assessment(task, _scheme(folds), len(labels), labels, scores, compare(labels, models, task.framing, against="this model", weights=weights, **options),
-                      calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reason, candidates, limit, column,
+                      calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
                       settings, seed, run, notes)
 
 def _scheme(folds: np.ndarray) -> str:
@@ -300,7 +305,7 @@ def _scheme(folds: np.ndarray) -> str:
     parts = [f"{len(folds) - out:,} rows cross-fitted in {inside} folds: each was scored by a model trained on the others"] if inside else []
     return "; ".join(parts + ([f"{out:,} rows held out from training"] if out else []))
 
-# %% ../../nbs/api/3_assess/05_assessment.ipynb #38d8abc2
+# %% ../../nbs/api/3_assess/05_assessment.ipynb #38781e73
 def assess_scores(
     task: Task,                               # what is predicted and what it is worth
     labels: np.ndarray,                       # [n] codes or numbers
@@ -333,8 +338,8 @@ def assess_scores(
     piece = gather(task, labels, scores, groups, rules, name="the deployed policy", policy=policy, decisions=decisions, price=price, weights=weights,
                    small=small, **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
-    at, reason = choose([piece])
+    at, reasons = choose([piece])
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores,
                       compare(labels, models, task.framing, against="this model", weights=weights, **options),
-                      calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reason, settings=settings, seed=seed, run=run,
+                      calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run,
                       notes=[f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [])

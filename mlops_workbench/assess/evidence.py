@@ -124,26 +124,26 @@ def gather(
         estimates |= found
     return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates])
 
-# %% ../../nbs/api/3_assess/04a_evidence.ipynb #30aae663
+# %% ../../nbs/api/3_assess/04a_evidence.ipynb #d0cd6d0c
 def choose(
     evidence: Sequence[Evidence],                     # in the order offered
     candidates: Mapping[str, Candidate] | None = None,  # by name, for their prices
-) -> tuple[int, str]:
-    "The place of the chosen candidate (the first, where all are held back), and the reason in a few sentences."
+) -> tuple[int, list[str]]:
+    "The place of the chosen candidate (the first, where all are held back), and the reason, a sentence a step."
     candidates, said = candidates or {}, []
     for i, e in enumerate(evidence):
         stops = held_back(e.answers)
         if stops:
             said.append(f"{_title(e.name)} would be held back: " + " ".join(a.sentence for a in stops))
             continue
-        if len(evidence) == 1: return i, f"{_title(e.name)} is held back by no gate."
+        if len(evidence) == 1: return i, [f"{_title(e.name)} is held back by no gate."]
         first = "held back by no gate" if i == 0 else "the first that no gate holds back"
         said.append(f"Chosen: {e.name}, {first}{_price_of(candidates.get(e.name))}.")
         for other in evidence[i + 1 :] if i else []:
             c, also = candidates.get(other.name), "would be held back too" if held_back(other.answers) else "would pass too"
             if c: said.append(f"Also offered: {c.name}, which {also}{_price_of(c)}; {c.note}.")
-        return i, " ".join(said)
-    return 0, " ".join([*said, "So the model is held back."])
+        return i, said
+    return 0, [*said, "So the model is held back."]
 
 def _title(name: str) -> str: return name[:1].upper() + name[1:]
 

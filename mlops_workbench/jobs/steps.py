@@ -7,10 +7,9 @@ __all__ = ['Tell', 'columns_table', 'Prepared', 'prepare', 'search', 'trials_tab
            'searched', 'evidence', 'explanation', 'explained', 'cases', 'subject', 'verdict', 'leave_evidence',
            'parity', 'make_bundle', 'promote', 'asked_gates', 'signature', 'history', 'score', 'answers', 'watch']
 
-# %% ../../nbs/api/7_jobs/04_steps.ipynb #2d9166d9
+# %% ../../nbs/api/7_jobs/04_steps.ipynb #8a071486
 import json
 import math
-import re
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -40,7 +39,7 @@ from ..model.policy import Policy
 from ..model.predictor import Predictor
 from ..model.task import Split, Task, frame_task, split_rows
 from ..operate.monitor import Monitoring, monitor
-from ..tune.study import Fit, cross_fit, fit_model
+from ..tune.study import Fit, cross_fit, fit_model, score_table
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #2751ff68
 def columns_table(
@@ -96,7 +95,7 @@ def prepare(
     split = split_rows(frame, task, test_share=settings.task.test_share, folds=settings.task.folds, small=settings.task.small)
     return Prepared(version, frame, task, split, sentinels)
 
-# %% ../../nbs/api/7_jobs/04_steps.ipynb #65c0c51d
+# %% ../../nbs/api/7_jobs/04_steps.ipynb #d4c2cedc
 Tell = Callable[[float, float, str], None]
 
 def search(
@@ -118,7 +117,7 @@ def search(
     share = 0.5 if split.cross_fitted else 1.0
     fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, journal=study / "journal.log", progress=progress, **options)
     if split.cross_fitted: predictions = cross_fit(prepared.frame, task, split.folds, seconds=share * seconds, journal=study / "fold.log", progress=progress, **options)
-    else: predictions = _held_out(fit, prepared)
+    else: predictions = score_table(fit, prepared.frame[split.test], rows=split.test)
     fit.predictor.save(run.folder / "model")
     (run.folder / "task.json").write_text(task.to_json())
     predictions.write_parquet(run.folder / "predictions.parquet")
@@ -126,15 +125,6 @@ def search(
     run.fact(device=fit.device, seed=task.seed)
     run.output("run", "tune", run.id)
     return fit, predictions
-
-def _held_out(fit: Fit, prepared: Prepared) -> pl.DataFrame:
-    "Predictions of the rows held out, by the model and by the best of each family."
-    rows = prepared.split.test
-    frame = prepared.frame[rows]
-    found = {"score": fit.predictor} | {f"score_{name}": p for name, p in fit.singles.items()}
-    scores = {name: np.asarray(p.predict(frame), float) for name, p in found.items()}
-    columns = {name: pl.Series(name, s, dtype=pl.Float64 if s.ndim == 1 else pl.Array(pl.Float64, s.shape[1])) for name, s in scores.items()}
-    return pl.DataFrame({"row": rows, "fold": np.full(len(rows), -1), "label": prepared.task.labels(frame), **columns})
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #9f732524
 def trials_table(
@@ -281,7 +271,7 @@ def cases(
     best = outputs.argmax(1)
     return [waterfall_figure(attributions.of(int(best[i])), i, title=f"{what}: {task.classes[best[i]]}") for what, i in typical_rows(outputs).items()]
 
-# %% ../../nbs/api/7_jobs/04_steps.ipynb #91fb260f
+# %% ../../nbs/api/7_jobs/04_steps.ipynb #85078ec8
 def subject(
     run: JobRun,                    # that assesses
     assessment: Assessment,         # from `evidence`
@@ -300,8 +290,7 @@ def verdict(
 ) -> show.Html:
     "What was assessed, and what the gates say of the chosen policy, and of the unmitigated one, in words and as tables."
     tables, tone = assessment.tables(), "bad" if assessment.held_back else "good"
-    steps = re.split(r"(?<=[.]) (?=[A-Z][a-z ]+(?:: | would be held back: |the model))|(?<=[.]) (?=So the model)", assessment.reason)
-    said = [show.note(s, tone if s.startswith(("Chosen", "So the model")) else "") for s in steps]
+    said = [show.note(s, tone if s.startswith(("Chosen", "So the model")) else "") for s in assessment.reasons]
     gates = [t for name, t in tables.items() if name.startswith("gates")] or [show.note("The settings name no gate, so nothing could hold the model back.", "warn")]
     doubts = [*assessment.notes, *(g.sentence[:1].upper() + g.sentence[1:] for g in assessment.gates if g.answer != "pass" and not g.holds_back)]
     return show.stack([show.note(subject(run, assessment, found)), *said, *(show.note(d, "warn") for d in doubts), *gates])
