@@ -1,6 +1,7 @@
 # make demo    the whole path on real data, in about 5 minutes after installation
 # make test    everything that must hold before a change lands
 # make docs    the site (needs Quarto)        make bench    the benchmarks
+# make bench-tune    tuning beside its peers, in about 30 minutes; make bench-tune-long what takes hours, and goes on where it stopped
 # Each does all of its own set-up. TORCH=cpu (default), cuda or mps chooses the build of PyTorch.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -16,7 +17,7 @@ TORCH_INDEX := $(if $(and $(filter cpu,$(TORCH)),$(filter Linux,$(shell uname -s
 
 export TORCH_INDEX
 
-.PHONY: demo test docs bench lock clean readme
+.PHONY: demo test docs bench bench-tune bench-tune-long lock clean readme
 demo: $(VENV)/demo-$(TORCH)
 	$(BIN)/mlw demo
 
@@ -29,6 +30,9 @@ docs: $(VENV)/dev-$(TORCH)
 
 bench: $(VENV)/dev-$(TORCH)
 	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(BIN)/python $$f; done
+
+bench-tune bench-tune-long: $(VENV)/dev-$(TORCH)
+	$(BIN)/python benchmarks/$(subst -,_,$(@:bench-%=%)).py
 
 # README.md from nbs/index.ipynb
 readme: $(VENV)/dev-$(TORCH)

@@ -47,8 +47,39 @@ def applicants(rows: int = 600, seed: int = 0) -> pl.DataFrame:
                               approve=pl.Series(np.where(score > 0.7, "yes", "no")), grade=pl.Series(np.array(["a", "b", "c"])[np.digitize(score, [0.3, 1])]))
 
 
+def everything(rows: int = 600, seed: int = 0, odd: bool = False) -> pl.DataFrame:
+    "Rows with a column of every kind a model takes, and a target `y`; the odd ones with missing values."
+    rng = np.random.default_rng(seed)
+    words = ["late", "broken", "Very", "ärger", "cable", "screen", "again"]
+    member, remark = rng.random(rows) < 0.5, [" ".join(rng.choice(words, rng.integers(3, 9))) + f", no. {i}" for i in range(rows)]
+    frame = pl.DataFrame({
+        "income": rng.lognormal(3, 2, rows), "account": 2**60 + rng.integers(-50, 50, rows), "hash": pl.Series(2**63 + rng.integers(0, 2**62, rows).astype(np.uint64), dtype=pl.UInt64),
+        "member": member, "at": pl.Series(rng.integers(1_600_000_000_000, 1_700_000_000_000, rows)).cast(pl.Datetime("ms")), "born": pl.Series(rng.integers(0, 9000, rows).tolist(), dtype=pl.Int32).cast(pl.Date),
+        "remark": remark, "job": rng.choice(["clerk", "nurse", "été"], rows), "y": np.where(member | np.array(["late" in r for r in remark]), "yes", "no")})
+    if not odd: return frame
+    return frame.with_columns(pl.when(pl.Series(rng.random(rows) < 0.8)).then(pl.col(c)).alias(c) for c in frame.columns if c != "y")
+
+
 TARGETS = {"binary": ("approve", ("no", "yes")), "multiclass": ("grade", ("a", "b", "c")), "regression": ("amount", ())}
 DERIVED = {"race": "CASE WHEN black = 1 THEN 'black' ELSE 'white' END"}
+
+
+def bundle_of_everything(**facts) -> Bundle:
+    "A bundle with a few boosted trees, trained on `everything`."
+    from mlops_workbench.model.calibrate import Calibration
+    from mlops_workbench.model.features import Features
+    from mlops_workbench.model.graph import to_onnx
+    from mlops_workbench.model.network import Labelled
+    from mlops_workbench.model.policy import Policy
+    from mlops_workbench.model.predictor import Predictor
+    from mlops_workbench.model.task import Task
+    from mlops_workbench.model.trees import fit_trees
+    frame = everything()
+    task = Task("loans", "y", "binary", ("no", "yes"), tuple(c for c in frame.columns if c != "y"))
+    features = Features.fit(frame, task)
+    trees = fit_trees(Labelled(features.transform(frame), task.labels(frame), np.ones(frame.height)), None, framing="binary", params={"min_data_in_leaf": 5}, rounds=15, threads=1)
+    predictor = Predictor(task, features, [trees], [1.0], Calibration("binary"))
+    return build_bundle(to_onnx(predictor, Policy("threshold")), name="loans", task=task, reference=frame, **facts)
 
 
 def trained_bundle(framing: str = "binary", policy=None, **facts) -> Bundle:

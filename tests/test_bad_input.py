@@ -14,7 +14,7 @@ import pytest
 from mlops_workbench.core.errors import StoreError
 from mlops_workbench.core.store import open_store
 
-MLW = [sys.executable, "-c", "import sys; from mlops_workbench.ui.cli import main; sys.exit(main())"]
+MLW = [sys.executable, "-c", "from mlops_workbench.ui.entry import end; from mlops_workbench.ui.cli import main; end(main())"]
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")} | {"MLW_WANDB_MODE": "disabled", "MLW_TUNE_TRIALS": "2", "MLW_TUNE_FAMILIES": "linear,trees", "MLW_ASSESS_BOOTSTRAP": "100", "MLW_ASSESS_EXPLAIN_ROWS": "10"}
 ODD = ["my col", "q\"uo'te", "<script>alert(1)</script>", "[b]rack[/b]", "größe", "l" * 300, "label", "decision", "probability_1"]
 
@@ -170,6 +170,57 @@ def test_what_delta_says_of_a_full_disk_is_told():
     from mlops_workbench.data.dataset import _cause
     assert _cause(Exception("Failed to parse parquet: External: Generic LocalFileSystem error\n: Unable to copy data to file: No space left on device (os error 28)")) == "No space left on device"
     assert _cause(OSError(28, "No space left on device")).endswith("No space left on device")
+
+
+# notebooks
+
+
+def notebook(path, *sources, tags=(), **about):
+    "A notebook of code cells; `tags` holds the numbers, from 1, of those tagged parameters."
+    cells = [{"cell_type": "code", "source": s, "metadata": {"tags": ["parameters"]} if i in tags else {}, "outputs": [], "execution_count": None} for i, s in enumerate(sources, 1)]
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}, "cells": cells} | about))
+
+
+@pytest.mark.parametrize("how, args, words", [
+    ("text", [], ["bad.ipynb is not a notebook"]), ("JSON of another kind", [], ["not a notebook of format 4"]), ("an old format", [], ["not a notebook of format 4", "nbconvert"]), ("a broken cell", [], ["not a notebook", "cell 2"]), ("a folder", [], ["no notebook"]),
+    ("not text", [], ["not a notebook"]), ("two cells of parameters", [], ["2 cells tagged parameters: 1, 3", "keep the tag on one"]), ("prose tagged", [], ["cell 1", "no code cell"]), ("no parameters", ["-p", "n=1"], ["takes no parameters", "'n'", "tag a cell"]),
+    ("a wrong cell 7", [], ["cell 7", "line 2", "y = = 2"]), ("wrong parameters", [], ["cell 1", "line 1", "n = = 1"]), ("a file of parameters for another job", ["--params", "p.yaml"], ["unknown parameter 'trials' (line 1)", "p.yaml", "parameters: n"]),
+    ("a setting of its own that is unknown", [], ["tmeout"])])
+def test_a_notebook_that_cannot_run_is_refused_before_there_is_a_run(here, tmp_path, how, args, words):
+    path = tmp_path / "bad.ipynb"
+    if how == "text": path.write_text("# %%\nprint(1)\n")
+    elif how == "not text": path.write_bytes(bytes(range(256)))
+    elif how == "JSON of another kind": path.write_text("[1, 2]")
+    elif how == "an old format": path.write_text('{"nbformat": 3, "worksheets": [], "cells": []}')
+    elif how == "a broken cell": notebook(path, cells=[{"cell_type": "code", "source": "1", "metadata": {}}, {"cell_type": "code"}])
+    elif how == "a folder": path.mkdir()
+    elif how == "two cells of parameters": notebook(path, "n = 1", "1", "n = 2", tags=(1, 3))
+    elif how == "prose tagged": notebook(path, cells=[{"cell_type": "markdown", "source": "n = 1", "metadata": {"tags": ["parameters"]}}])
+    elif how == "no parameters": notebook(path, "n = 1")
+    elif how == "a wrong cell 7": notebook(path, "n = 1", "%time 1", "!ls", "import asyncio\nawait asyncio.sleep(0)", "x?", "%%bash\nif [", "x = 1\ny = = 2", tags=(1,))
+    elif how == "wrong parameters": notebook(path, "n = = 1", tags=(1,))
+    elif how == "a setting of its own that is unknown": notebook(path, "1", metadata={"mlw": {"tmeout": 3}})
+    else: notebook(path, "n: int = 1", tags=(1,))
+    (tmp_path / "p.yaml").write_text("trials: 3\n")
+    before = tree(tmp_path)
+    done = here("run", path, *args, cwd=tmp_path)
+    refused(done, *words)
+    assert done.stdout == "" and tree(tmp_path) == before
+
+
+def test_a_notebook_without_a_kernel_runs_in_python3_and_the_record_says_so(here, tmp_path):
+    notebook(tmp_path / "bare.ipynb", "1", metadata={})
+    assert here("run", "bare.ipynb", cwd=tmp_path).returncode == 0
+    assert json.loads(here("show", "bare", "--json", cwd=tmp_path).stdout)["warnings"] == ["bare.ipynb names no kernel, so python3 ran it"]
+    notebook(tmp_path / "gone.ipynb", "1", metadata={"kernelspec": {"name": "no-such-kernel", "language": "python"}})
+    done = here("run", "gone.ipynb", cwd=tmp_path)
+    assert done.returncode in (1, 2) and "no-such-kernel" in done.stdout + done.stderr
+
+
+def test_a_notebook_with_magics_and_await_runs(here, tmp_path):
+    notebook(tmp_path / "magic.ipynb", "n: int = 1", "%time n", "!true", "import asyncio\nawait asyncio.sleep(0)", "%%bash\ntrue", tags=(1,))
+    done = here("run", "magic.ipynb", "-p", "n=2", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
 # scoring

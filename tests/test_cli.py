@@ -1,5 +1,6 @@
 """The command line from the user's side: what is printed, where, and with which exit status."""
 
+import io
 import json
 import os
 import re
@@ -7,19 +8,41 @@ import shlex
 import signal
 import subprocess
 import sys
+import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from urllib.request import Request, urlopen
 
 import polars as pl
 import pytest
 
+from mlops_workbench.core.runs import Run, Runs
+from mlops_workbench.core.store import open_store
+from mlops_workbench.ui.cli import main
+
 HEAVY = ["torch", "shap", "wandb", "pandas", "polars", "optuna", "matplotlib", "papermill", "sklearn", "numpy", "pyarrow", "deltalake", "onnxruntime"]
-MLW = [sys.executable, "-c", "import sys; from mlops_workbench.ui.cli import main; sys.exit(main())"]
+MLW = [sys.executable, "-c", "from mlops_workbench.ui.entry import end; from mlops_workbench.ui.cli import main; end(main())"]
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")} | {"MLW_WANDB_MODE": "disabled"}
 
 
-def mlw(*args, cwd, timeout=120):
-    return subprocess.run([*MLW, *map(str, args)], cwd=cwd, env=ENV, capture_output=True, text=True, timeout=timeout)
+def mlw(*args, cwd, **env):
+    "The command in this process, which has its libraries loaded already: what it prints, and its exit status."
+    before, place, out, err = dict(os.environ), os.getcwd(), io.StringIO(), io.StringIO()
+    try:
+        os.chdir(cwd)
+        for name in [n for n in os.environ if n.startswith("MLW_")]: del os.environ[name]
+        os.environ.update({k: v for k, v in (ENV | env).items() if k.startswith("MLW_")})
+        with redirect_stdout(out), redirect_stderr(err): status = main([str(a) for a in args])
+    finally:
+        os.chdir(place)
+        for name in set(os.environ) - set(before): del os.environ[name]
+        os.environ.update(before)
+    return subprocess.CompletedProcess(args, status, out.getvalue(), err.getvalue())
+
+
+def mlw_process(*args, cwd):
+    "The same in a process of its own."
+    return subprocess.run([*MLW, *map(str, args)], cwd=cwd, env=ENV, capture_output=True, text=True)
 
 
 def is_one_block(stderr, *parts):
@@ -46,7 +69,8 @@ def project(tmp_path_factory, table):
     return folder
 
 
-@pytest.mark.parametrize("code", ["import mlops_workbench", "from mlops_workbench.ui.cli import main; main(['--help'])", "from mlops_workbench.ui.cli import main; main(['run', '--help'])"])
+@pytest.mark.parametrize("code", ["import mlops_workbench", "from mlops_workbench.ui.cli import main; main(['--help'])", "from mlops_workbench.ui.cli import main; main(['run', '--help'])",
+                                  "from mlops_workbench.ui.cli import main; main(['run', 'tune', '--help'])", "from mlops_workbench.ui.cli import main; main(['jobs'])", "from mlops_workbench.ui.cli import main; main(['schedule', '--help'])"])
 def test_nothing_heavy_is_imported(code, tmp_path):
     done = subprocess.run([sys.executable, "-c", f"{code}\nimport sys; print('LOADED', *sys.modules)"], cwd=tmp_path, env=ENV, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
@@ -57,24 +81,25 @@ def test_nothing_heavy_is_imported(code, tmp_path):
 def test_help_names_every_command(tmp_path):
     done = mlw("--help", cwd=tmp_path)
     assert done.returncode == 0
-    for command in "demo new run jobs runs show data models promote rollback score serve assess lab".split(): assert re.search(rf"^\W*{command}\s", done.stdout, re.MULTILINE), command
+    for command in "demo new run jobs runs show cancel resume repair replay diff data models promote rollback score serve assess lab schedule warm sync".split(): assert re.search(rf"^\W*{command}\s", done.stdout, re.MULTILINE), command
 
 
 def test_no_arguments_show_help_and_version_is_said(tmp_path):
-    assert "Usage" in mlw(cwd=tmp_path).stdout
+    assert "Usage" in mlw_process(cwd=tmp_path).stdout and "Usage" in mlw(cwd=tmp_path).stdout
     assert re.fullmatch(r"mlw \d+\.\d+\.\d+\S*\n", mlw("--version", cwd=tmp_path).stdout)
 
 
 @pytest.mark.parametrize("args, words", [
     (["runz"], ["runz"]), (["runs", "--jsn"], ["--jsn"]), (["score", "x.csv"], ["--out"]), (["runs", "--limit", "many"], ["--limit"]),
-    (["promote"], ["model"]), (["new", "x"], ["--data"]), (["runs", "-C", "nowhere"], ["nowhere"])])
+    (["promote"], ["model"]), (["run"], ["which job", "mlw jobs"]), (["run", "tune", "--overlap", "skp"], ["did you mean 'skip'"]), (["warm", "begin"], ["'begin'"]), (["schedule", "tune"], ["--cron"]), (["run", "tune", "--timeout", "-1"], ["--timeout"]),
+    (["run", "tune", "--jobs", "2"], ["--jobs", "no pipeline"]), (["diff", "a"], ["after"]), (["new", "x"], ["--data"]), (["runs", "-C", "nowhere"], ["nowhere"])])
 def test_wrong_use_ends_with_2_and_one_block(args, words, tmp_path):
     done = mlw(*args, cwd=tmp_path)
     assert done.returncode == 2 and done.stdout == ""
     is_one_block(done.stderr, *words)
 
 
-@pytest.mark.parametrize("args", [["runs"], ["models"], ["data"], ["show", "tune"], ["score", "x.csv", "-o", "y.csv"]])
+@pytest.mark.parametrize("args", [["runs"], ["models"], ["data"], ["show", "tune"], ["score", "x.csv", "-o", "y.csv"], ["resume", "tune"], ["repair", "pipeline"], ["replay", "tune"], ["diff", "a", "b"], ["sync"], ["schedule", "tune", "--cron", "@daily", "--to", "cron"]])
 def test_outside_a_project_it_is_said(args, tmp_path):
     done = mlw(*args, cwd=tmp_path)
     assert done.returncode == 2
@@ -255,6 +280,224 @@ def test_tables_fit_the_terminal(notebook):
     assert done.wait() == 0
     lines = [re.sub(r"\x1b\[[0-9;]*m", "", line) for line in text.decode().splitlines()]
     assert lines and max(map(len, lines)) <= 60
+
+
+# help, files of parameters
+
+
+def test_help_for_a_job_is_made_from_its_notebook(notebook, tmp_path):
+    for job, cwd in (("ending", notebook), (notebook / "jobs" / "ending.ipynb", tmp_path)):
+        for args in (["run", job, "--help"], ["run", "-h", job], ["run", job, "-p", "how=x", "--help"]):
+            done = mlw(*args, cwd=cwd)
+            assert done.returncode == 0 and done.stderr == ""
+            for part in ("how: str = 'well'", "well, code, data, user, memory", "wait: float = 0.0", "seconds", "--params", "--force"): assert part in done.stdout, done.stdout
+    assert "validates" in mlw("run", "--help", cwd=tmp_path).stdout or "Run a job" in mlw("run", "--help", cwd=tmp_path).stdout
+    assert not (tmp_path / "store").exists()
+
+
+def test_help_for_a_pipeline_tells_its_steps(tmp_path):
+    said = mlw("run", "pipeline", "--help", cwd=tmp_path).stdout
+    assert "Steps" in said and re.search(r"^  ingest +A table", said, re.MULTILINE) and "steps: list[str]" in said
+    assert "none: no cell" in mlw("run", plain(tmp_path / "bare.ipynb", "1"), "--help", cwd=tmp_path).stdout
+
+
+def test_help_for_what_is_no_job_is_an_error(notebook, tmp_path):
+    (tmp_path / "bad.ipynb").write_text("{}")
+    for job, words in (("endng", ["did you mean 'ending'"]), (tmp_path / "bad.ipynb", ["not a notebook"]), (tmp_path / "absent.ipynb", ["absent.ipynb"])):
+        done = mlw("run", job, "--help", cwd=notebook)
+        assert done.returncode == 2 and done.stdout == ""
+        is_one_block(done.stderr, *words)
+
+
+def plain(path, *sources, parameters=None, metadata=None):
+    "A notebook of these code cells; a text that begins with # is prose."
+    cells = [{"cell_type": "markdown", "source": x, "metadata": {}} if x.startswith("# ") or x.startswith("## ") else
+             {"cell_type": "code", "source": x, "metadata": {"tags": ["parameters"]} if x == parameters else {}, "outputs": [], "execution_count": None} for x in ([parameters] if parameters else []) + list(sources)]
+    path.write_text(json.dumps({"nbformat": 4, "nbformat_minor": 4, "metadata": {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}} | ({"mlw": metadata} if metadata else {}), "cells": cells}))
+    return path
+
+
+def test_a_file_of_parameters_and_the_command_line_wins(tmp_path):
+    job = plain(tmp_path / "add.ipynb", "print(n, name, since)", parameters="from datetime import date\nn: int = 1\nname: str = ''\nsince: date = date(2026, 1, 1)")
+    (tmp_path / "night.yaml").write_text("n: 3\nname: 1.10\nsince: 2026-02-01\n")
+    assert mlw("run", job, "--params", "night.yaml", "-p", "n=4", cwd=tmp_path).returncode == 0
+    record = json.loads(mlw("show", "add", "--json", cwd=tmp_path).stdout)
+    assert record["parameters"] == {"n": 4, "name": "1.10", "since": "2026-02-01"}
+    assert "unchanged" in mlw("run", job, "-p", "n=4", "-p", "name=1.10", "-p", "since=2026-02-01", cwd=tmp_path).stdout
+    count = len(list((tmp_path / "store" / "runs").iterdir()))
+    for text, words in (("m: 3", ["unknown parameter 'm' (line 1)", "night.yaml", "parameters: n, name, since"]), ("n: x", ["'n' is 'x'", "(line 1)"]), ("n: 1\nn: 2", ["twice"]), ("- n", ["no names"])):
+        (tmp_path / "night.yaml").write_text(text)
+        done = mlw("run", job, "--params", "night.yaml", cwd=tmp_path)
+        assert done.returncode == 2
+        is_one_block(done.stderr, *words)
+    is_one_block(mlw("run", job, "--params", "absent.yaml", cwd=tmp_path).stderr, "absent.yaml")
+    assert len(list((tmp_path / "store" / "runs").iterdir())) == count
+
+
+# under way
+
+
+@pytest.fixture
+def going(tmp_path):
+    "A store with a run that is under way in this process."
+    run = Run.create(open_store(tmp_path / "store"), "slow", {"n": 1})
+    run.start()
+    run.store.write_json(f"runs/{run.id}/progress.json", {"done": 9, "total": 20, "section": "Search", "time": time.time()})
+    yield run
+    run.finish("succeeded")
+
+
+def test_runs_jobs_and_show_tell_how_far_a_run_is(going, tmp_path):
+    plain(tmp_path / "slow.ipynb", "1", parameters="n: int = 1")
+    (tmp_path / "settings.ini").write_text("[project]\nname = mine\njobs = .\n")
+    line = next(x for x in mlw("runs", cwd=tmp_path).stdout.splitlines() if going.id in x)
+    assert "running" in line and "45%, Search" in line
+    assert json.loads(mlw("runs", "--json", cwd=tmp_path).stdout)[0]["progress"]["share"] == 0.45
+    assert re.search(rf"running for \d+ s, 45%, Search: {going.id}", mlw("jobs", cwd=tmp_path).stdout)
+    assert [r["run"] for j in json.loads(mlw("jobs", "--json", cwd=tmp_path).stdout) for r in j["running"]] == [going.id]
+    shown = mlw("show", "slow", cwd=tmp_path).stdout
+    assert "progress 45%, Search" in shown and re.search(r"seconds  \d", shown)
+    going.store.write_bytes(f"runs/{going.id}/progress.json", b"{ half")
+    assert mlw("runs", cwd=tmp_path).returncode == 0 == mlw("jobs", cwd=tmp_path).returncode
+
+
+def test_a_run_that_finds_an_earlier_one_going_says_so_and_is_no_failure(going, tmp_path):
+    done = mlw("run", plain(tmp_path / "slow.ipynb", "1", parameters="n: int = 1"), "-p", "n=2", "--overlap", "skip", cwd=tmp_path)
+    assert done.returncode == 0 and "slow is still running, so nothing was started" in done.stdout and going.id in done.stdout
+    assert len(Runs(tmp_path / "store").list("slow")) == 1
+
+
+def test_cancel_asks_a_run_to_end_wherever_it_was_started(tmp_path):
+    plain(tmp_path / "slow.ipynb", "import time\ntime.sleep(60)")
+    run = subprocess.Popen([*MLW, "run", "slow.ipynb"], cwd=tmp_path, env=ENV, stdout=subprocess.PIPE, text=True)
+    while not (found := Runs(tmp_path / "store").list("slow")) or found[0]["status"] != "running" or not list((tmp_path / "store" / "runs" / found[0]["id"]).glob("notebook.ipynb")): time.sleep(0.1)
+    asked = mlw("cancel", "slow", cwd=tmp_path)
+    assert asked.returncode == 0 and f"mlw resume {found[0]['id']}" in asked.stdout
+    said, _ = run.communicate()
+    assert run.returncode == 130 and "slow cancelled" in said
+    again = mlw("cancel", "slow", cwd=tmp_path)
+    assert again.returncode == 2
+    is_one_block(again.stderr, "has ended")
+
+
+def test_one_broken_notebook_does_not_hide_the_other_jobs(tmp_path):
+    (tmp_path / "settings.ini").write_text("[project]\nname = mine\njobs = .\n")
+    plain(tmp_path / "good.ipynb", "# Good\n\n> Does it.", "1")
+    (tmp_path / "bad.ipynb").write_text("{}")
+    done = mlw("jobs", cwd=tmp_path)
+    assert done.returncode == 0 and "good: Does it." in done.stdout and "bad: cannot be run: bad.ipynb is not a notebook" in done.stdout
+
+
+# again
+
+
+def test_resume_goes_on_with_the_failed_run_and_the_record_shows_both(tmp_path):
+    job = plain(tmp_path / "two.ipynb", "# Two", "## Data", "total = sum(range(10))", "## Work", "from pathlib import Path\nassert Path('go').exists(), 'not yet'\nprint(total + n)", parameters="n: int = 1")
+    failed = mlw("run", job, "-p", "n=2", cwd=tmp_path)
+    assert failed.returncode == 1 and "not yet" in failed.stdout
+    (tmp_path / "go").write_text("")
+    done = mlw("resume", "two", cwd=tmp_path)
+    assert done.returncode == 0 and "attempt 2" in done.stdout, done.stdout + done.stderr
+    records = Runs(tmp_path / "store").list("two")
+    assert [(r["status"], r["attempt"], r["parameters"]) for r in records] == [("succeeded", 2, {"n": 2}), ("failed", 1, {"n": 2})] and records[0]["resumes"] == records[1]["id"]
+    shown = mlw("show", records[1]["id"], cwd=tmp_path).stdout
+    assert records[0]["id"] in shown and "attempt" in shown and "this one" in shown
+    sections = mlw("show", "two", cwd=tmp_path).stdout.partition("section")[2]
+    assert "Data" in sections and "Work" in sections and "executed" in sections
+    again = mlw("resume", "two", cwd=tmp_path)
+    assert again.returncode == 2
+    is_one_block(again.stderr, "succeeded", "--force")
+
+
+def test_retries_are_attempts_and_can_be_switched_off(tmp_path):
+    job = plain(tmp_path / "fails.ipynb", "1 / 0", metadata={"retries": {"code": 1}, "backoff": 0.1})
+    assert mlw("run", job, "--no-retry", cwd=tmp_path).returncode == 1 and len(Runs(tmp_path / "store").list("fails")) == 1
+    done = mlw("run", job, "--force", cwd=tmp_path)
+    assert done.returncode == 1 and "attempt 2" in done.stdout, done.stdout
+    assert [r["attempt"] for r in Runs(tmp_path / "store").list("fails")][:2] == [2, 1]
+    shown = mlw("show", "fails", cwd=tmp_path).stdout
+    assert re.search(r"1 +20\S+-fails-\S+ +failed \(code\)", shown) and re.search(r"2 +20\S+-fails-\S+ +failed \(code\) .*this one", shown), shown
+
+
+def test_repair_runs_only_what_failed(tmp_path):
+    (tmp_path / "settings.ini").write_text("[project]\nname = mine\njobs = .\n")
+    plain(tmp_path / "first.ipynb", "1")
+    plain(tmp_path / "second.ipynb", "from pathlib import Path\nassert Path('go').exists()")
+    failed = mlw("run", "pipeline", "-p", "steps=first,second", cwd=tmp_path)
+    assert failed.returncode == 1 and re.search(r"second +failed", failed.stdout), failed.stdout + failed.stderr
+    (tmp_path / "go").write_text("")
+    done = mlw("repair", "pipeline", cwd=tmp_path)
+    assert done.returncode == 0, done.stdout + done.stderr
+    runs = Runs(tmp_path / "store")
+    assert len(runs.list("first")) == 1 and [r["status"] for r in runs.list("second")] == ["succeeded", "failed"]
+    is_one_block(mlw("repair", "first", cwd=tmp_path).stderr, "no pipeline")
+
+
+@pytest.mark.parametrize("command", [["show"], ["resume"], ["repair"], ["replay"], ["diff", "good"]])
+def test_a_run_that_does_not_exist_is_answered_with_the_nearest(command, tmp_path):
+    run = Run.create(open_store(tmp_path / "store"), "good")
+    run.start()
+    run.finish("succeeded")
+    wrong = run.id[:-1] + ("x" if run.id[-1] != "x" else "y")
+    for name, nearest in ((wrong, run.id), ("god", "'good'"), ("nothing-like-it", run.id)):
+        done = mlw(*command, name, cwd=tmp_path)
+        assert done.returncode == 2, (done.stdout, done.stderr)
+        is_one_block(done.stderr, name, nearest)
+
+
+def test_replay_and_diff_end_with_what_they_found(tmp_path):
+    job = plain(tmp_path / "draw.ipynb", "print(n + 1)", "from pathlib import Path\nprint(len(list(Path('.').glob('*.txt'))))", parameters="n: int = 1")
+    assert [mlw("run", job, "-p", f"n={n}", cwd=tmp_path).returncode for n in (1, 2)] == [0, 0]
+    after, before = (r["id"] for r in Runs(tmp_path / "store").list("draw"))
+    compared = mlw("diff", before, after, "--html", "diff.html", cwd=tmp_path)
+    assert compared.returncode == 0 and "the page is diff.html" in compared.stdout and "<" in (tmp_path / "diff.html").read_text()
+    assert "n" in mlw("diff", before, after, cwd=tmp_path).stdout and json.loads(mlw("diff", before, after, "--json", cwd=tmp_path).stdout)
+    same = mlw("replay", after, cwd=tmp_path)
+    assert same.returncode == 0, same.stdout + same.stderr
+    (tmp_path / "new.txt").write_text("")
+    differs = mlw("replay", after, cwd=tmp_path)
+    assert differs.returncode == 1 and "cell" in differs.stdout, differs.stdout + differs.stderr
+
+
+# schedules, warm, sync
+
+
+def test_schedule_writes_what_mlw_run_takes(tmp_path):
+    (tmp_path / "settings.ini").write_text("[project]\nname = mine\njobs = .\n")
+    plain(tmp_path / "night.ipynb", "1", parameters="n: int = 1")
+    (tmp_path / "p.yaml").write_text("n: 3\n")
+    done = mlw("schedule", "night", "--cron", "30 4 * * 1-5", "--to", "cron", "--params", "p.yaml", "--timeout", "60", "--no-retry", cwd=tmp_path)
+    assert done.returncode == 0 and "install it with" in done.stdout, done.stderr
+    script = (tmp_path / "schedules" / "mine-night.sh").read_text()
+    assert "-p n=3" in script and "--timeout 60" in script and "--no-retry" in script and "--overlap skip" in script
+    for args, words in ((["--cron", "0 0 31 2 *", "--to", "cron"], ["never due"]), (["--cron", "@daily", "--to", "crontab"], ["'crontab'"]), (["--cron", "@daily", "--to", "cron", "-p", "m=1"], ["unknown parameter 'm'"])):
+        wrong = mlw("schedule", "night", *args, cwd=tmp_path)
+        assert wrong.returncode == 2
+        is_one_block(wrong.stderr, *words)
+
+
+def test_warm_says_whether_there_is_such_a_process(tmp_path):
+    folder = tmp_path / "warm"
+    folder.mkdir(mode=0o700)
+    assert "there is no warm process" in mlw("warm", cwd=tmp_path, MLW_WARM_FOLDER=str(folder)).stdout
+    assert json.loads(mlw("warm", "status", "--json", cwd=tmp_path, MLW_WARM_FOLDER=str(folder)).stdout)["running"] is False
+    stopped = mlw("warm", "stop", cwd=tmp_path, MLW_WARM_FOLDER=str(folder))
+    assert stopped.returncode == 0 and "there was no warm process" in stopped.stdout
+
+
+def test_sync_tells_each_run_and_fails_if_one_was_not_sent(tmp_path, monkeypatch):
+    from mlops_workbench.core import track
+    (tmp_path / "settings.ini").write_text("[project]\nname = mine\n")
+    done = mlw("sync", cwd=tmp_path)
+    assert done.returncode == 0 and "nothing to send" in done.stdout
+    def send(store, settings, tell, **options):
+        found = [track.Sent("a", True), track.Sent("b", False, "no API key")]
+        for f in found: tell(f)
+        return found
+    monkeypatch.setattr(track, "sync", send)
+    done = mlw("sync", cwd=tmp_path)
+    assert done.returncode == 1 and done.stdout.splitlines() == ["a was sent", "b was not sent: no API key"]
+    assert json.loads(mlw("sync", "--json", cwd=tmp_path).stdout)[1] == {"run": "b", "sent": False, "message": "no API key"}
 
 
 # models

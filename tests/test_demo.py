@@ -9,7 +9,7 @@ from html.parser import HTMLParser
 
 import pytest
 
-MLW = [sys.executable, "-c", "import sys; from mlops_workbench.ui.cli import main; sys.exit(main())"]
+MLW = [sys.executable, "-c", "from mlops_workbench.ui.entry import end; from mlops_workbench.ui.cli import main; end(main())"]
 ENV = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")} | {"MLW_WANDB_MODE": "disabled", "MLW_TUNE_TRIALS": "4", "MLW_TUNE_FAMILIES": "trees,linear"}
 JOBS = ["ingest", "validate", "tune", "assess", "deploy", "score", "monitor", "pipeline"]
 

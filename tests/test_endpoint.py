@@ -12,12 +12,12 @@ import numpy as np
 import polars as pl
 import pytest
 
-from .helpers_model import deploy, people, toy_bundle
+from .helpers_model import bundle_of_everything, deploy, everything, people, toy_bundle
 
 pytest.importorskip("starlette")
 http = pytest.importorskip("tritonclient.http")
 
-from mlops_workbench.deploy.endpoint import create_app, serving  # noqa: E402
+from mlops_workbench.deploy.endpoint import create_app, example_request, serving  # noqa: E402
 from mlops_workbench.deploy.registry import Registry  # noqa: E402
 from mlops_workbench.deploy.score import read_predictions  # noqa: E402
 
@@ -113,6 +113,35 @@ def test_every_numeric_datatype(client, number):
     for binary in (True, False):
         p = client.infer("loans", tensors(frame, binary, number=number)).as_numpy("probability")[:, 1]
         np.testing.assert_allclose(p, 1 / (1 + np.exp([1, -1])), atol=1e-6)
+
+
+def test_columns_of_every_kind(tmp_path):
+    "Whole numbers of 64 bits arrive whole, as bytes and as JSON; dates as numbers or text; texts with anything in them."
+    bundle, rows = deploy(tmp_path, bundle_of_everything()), everything(40, seed=3, odd=True).with_columns(remark=pl.Series([None, "", "late\0👍 ÄRGER"] + ["so late again"] * 37))
+    expected, raw = bundle.predict(rows)["probability_yes"], bundle.graph.feeds(rows)
+    with serving(tmp_path, refresh=0.1) as address:
+        client = http.InferenceServerClient(address.removeprefix("http://"))
+        assert {i["name"]: i["datatype"] for i in client.get_model_metadata("loans")["inputs"]} == {c: {"O": "BYTES", "i": "INT64", "f": "FP64"}[x.dtype.kind] for c, x in raw.items()}
+        made = []
+        for name, values in raw.items():
+            if name == "hash": continue
+            made.append(http.InferInput(name, [40, 1], {"O": "BYTES", "i": "INT64", "f": "FP64"}[values.dtype.kind]))
+            made[-1].set_data_from_numpy(values, binary_data=True)
+        made.append(http.InferInput("hash", [40, 1], "UINT64"))
+        made[-1].set_data_from_numpy(rows["hash"].fill_null(2**63).to_numpy().reshape(-1, 1), binary_data=True)
+        known = rows["hash"].is_not_null().to_numpy()
+        np.testing.assert_allclose(client.infer("loans", made).as_numpy("probability")[known, 1], expected.to_numpy()[known], atol=1e-6)
+        client.close()
+        shown = rows.with_columns(pl.col("at").dt.strftime("%Y-%m-%dT%H:%M:%S%.3f"), pl.col("born").cast(pl.String), pl.col("member").cast(pl.Float64))
+        types = {"account": "INT64", "hash": "UINT64", "income": "FP64", "member": "FP64"}
+        status, answer = post(address, {"inputs": [{"name": c, "shape": [40], "datatype": types.get(c, "BYTES"), "data": shown[c].to_list()} for c in raw]})
+        assert status == 200, answer
+        found = next(o for o in answer["outputs"] if o["name"] == "probability")["data"]
+        np.testing.assert_allclose(np.reshape(found, (40, 2))[:, 1], expected, atol=1e-6)
+        assert post(address, example_request(bundle))[0] == 200
+        wrong = {"name": "account", "shape": [1], "datatype": "INT64", "data": [2**63]}
+        row = {"inputs": [wrong if c == "account" else {"name": c, "shape": [1], "datatype": types.get(c, "BYTES"), "data": [None]} for c in raw]}
+        assert post(address, row)[0] == 422 and "'account'" in json.dumps(post(address, row)[1])
 
 
 def test_flat_shapes_versions_and_compression(client):

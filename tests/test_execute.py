@@ -32,7 +32,8 @@ def project(tmp_path, monkeypatch):
 def write(path, *sources, parameters=None, metadata=None):
     cells = [nbformat.v4.new_code_cell(s) for s in sources]
     if parameters is not None: cells.insert(0, nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
-    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=metadata or {}), path)
+    kernel = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
+    nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=kernel | (metadata or {})), path)
 
 
 def test_the_record_says_what_the_run_stood_on(project):
@@ -148,22 +149,23 @@ def test_a_secret_that_a_job_prints_is_nowhere_on_disk(project, monkeypatch):
 
 def test_a_broken_mirror_or_report_is_a_warning(project, monkeypatch):
     from mlops_workbench.assess import report
-    from mlops_workbench.jobs import execute
+    from mlops_workbench.jobs import attempt
     (project / "settings.ini").write_text("[project]\nname = demo\n")
     write(project / "jobs" / "one.ipynb", "1")
     def no_report(*args, **kwargs): raise RuntimeError("no report today")
-    monkeypatch.setattr(execute, "mirror", lambda record, folder, settings: "no copy today")
+    def no_copy(*args, **kwargs): raise RuntimeError("no copy today")
+    monkeypatch.setattr(attempt, "start_mirror", no_copy)
     monkeypatch.setattr(report, "html_report", no_report)
     record = run_job("one")
     wait_for_mirrors()
     assert record["status"] == "succeeded" and "no report today" in record["warnings"][0]
-    assert Runs().get(record["id"])["warnings"][-1] == "no copy today"
+    assert Runs().get(record["id"])["warnings"][-1].endswith("no copy today")
 
 
 def test_the_mirror_holds_the_record_and_prints_nothing(project):
     (project / "settings.ini").write_text("[project]\nname = demo\n")
     write(project / "jobs" / "one.ipynb", OPEN + "run.metric('loss', 0.5)")
-    done = subprocess.run([sys.executable, "-c", "from mlops_workbench.jobs.execute import run_job; run_job('one')"], capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", "from mlops_workbench.jobs.execute import run_job, wait_for_mirrors; run_job('one'); wait_for_mirrors()"], capture_output=True, text=True)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     record = Runs().get("one")
     assert record["warnings"] == [] and list((project / "store" / "runs" / record["id"]).glob("wandb/offline-run-*/*.wandb"))

@@ -35,6 +35,9 @@ def table(n: int, seed: int, *, odd: bool) -> pl.DataFrame:
         "day": pl.Series(holes(rng.integers(18_000, 19_000, n).tolist(), None), dtype=pl.Int32).cast(pl.Date),
         "job": holes(rng.choice(["clerk", "nurse", "a driver", "été"], n).tolist(), "astronaut"),
         "town": holes(rng.choice([f"town {i}" for i in range(40)], n).tolist(), ""),
+        "at": pl.Series(holes(rng.integers(1_600_000_000_000, 1_700_000_000_000, n).tolist(), None), dtype=pl.Int64).cast(pl.Datetime("ms")),
+        "account": holes((2**60 + rng.integers(-500, 500, n)).tolist(), None),
+        "remark": holes([" ".join(rng.choice(["late", "Broken", "ärger", "cable"], rng.integers(3, 7))) + f" {i}" for i in range(n)], "👍"),
         "race": holes(rng.choice(["black", "white", "asian"], n).tolist(), None),
     }, strict=False)
 
@@ -111,7 +114,7 @@ def test_parity_at_every_batch_size(framing, policy):
 
 
 @pytest.mark.parametrize("families", [("network",), ("constant",), ("linear", "network"), ("trees",), ("constant", "trees")])
-@pytest.mark.parametrize("drop", [(), ("job", "town"), ("income", "big", "always there", "member", "day")])
+@pytest.mark.parametrize("drop", [(), ("job", "town"), ("income", "big", "always there", "member", "day", "at", "account"), ("income", "big", "always there", "member", "day", "at", "account", "remark")])
 def test_members_and_features_of_one_kind(families, drop):
     made = predictor("binary", families=families, drop=drop, rounds=5)
     graph = Graph(to_onnx(made, POLICIES["threshold"]))
@@ -134,7 +137,7 @@ def test_a_sentinel_is_a_missing_value():
 
 
 def test_trees_that_never_split():
-    made = predictor("binary", families=("trees",), rounds=3, drop=("income", "big", "member", "day", "job", "town"))
+    made = predictor("binary", families=("trees",), rounds=3, drop=("income", "big", "member", "day", "job", "town", "at", "account", "remark"))
     x = made.features.transform(table(200, 0, odd=False))
     made.members = [fit_trees(Labelled(x, np.arange(200) % 2, np.ones(200)), None, framing="binary", rounds=3, params={"min_data_in_leaf": 150}, threads=1)]
     agree(made, POLICIES["threshold"], Graph(to_onnx(made, POLICIES["threshold"])), table(7, 0, odd=True))
@@ -160,6 +163,16 @@ def test_groups_known_by_a_number():
     frame = table(300, 9, odd=True)
     found = Graph(to_onnx(made, policy)).run(frame)["decision"]
     assert found.to_list() == np.array(made.task.classes)[policy.decide(made.predict(frame), frame["member"])].tolist()
+
+
+def test_groups_known_by_a_large_whole_number():
+    "Neighbours that are one double are two groups."
+    made = predictor("binary", families=("linear",))
+    policy = Policy("by_group", group_column="account", thresholds={str(2**60 + 1): 0.0, str(2**60 - 1): 1.1}, fallback=0.5)
+    frame = table(300, 9, odd=False).with_columns(account=pl.Series([2**60 - 1, 2**60, 2**60 + 1, None] * 75))
+    found = Graph(to_onnx(made, policy)).run(frame)["decision"]
+    assert found.to_list() == np.array(made.task.classes)[policy.decide(made.predict(frame), frame["account"])].tolist()
+    assert found[2] == "yes" and found[0] == "no"
 
 
 def test_columns_named_like_outputs():

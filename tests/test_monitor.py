@@ -11,7 +11,7 @@ from mlops_workbench.deploy.registry import utc
 from mlops_workbench.deploy.score import log_predictions
 from mlops_workbench.operate.monitor import logged, monitor, observed
 
-from .helpers_model import applicants, deploy, people, toy_bundle, trained_bundle
+from .helpers_model import applicants, bundle_of_everything, deploy, everything, people, toy_bundle, trained_bundle
 
 
 @pytest.fixture(scope="module")
@@ -24,6 +24,18 @@ def store(tmp_path_factory):
 def test_rows_like_those_in_training_are_quiet(store):
     alarms = [monitor(store, "loans", current=applicants(400, seed=s)).status for s in range(100, 112)]
     assert alarms.count("alert") <= 3, alarms   # 5 % are expected
+
+
+def test_prose_and_large_whole_numbers_are_watched(tmp_path):
+    "Texts that are all new are no alarm, longer ones are; so are whole numbers that moved by less than a double can tell."
+    deploy(tmp_path, bundle_of_everything())
+    named = lambda frame: {c for c in ("remark", "account", "hash") if any(f"'{c}'" in a for a in monitor(tmp_path, "loans", current=frame).alerts)}
+    rows = everything(400, seed=7)
+    assert named(rows) == set()
+    assert named(rows.with_columns(account=pl.col("account") + 40)) == {"account"}
+    assert named(rows.with_columns(remark=pl.col("remark") + " and so on and so on")) == {"remark"}
+    log_predictions(tmp_path, bundle := bundle_of_everything(), bundle.raw(rows), bundle.predict(rows))
+    assert named(None) == set()
 
 
 CHANGES = {

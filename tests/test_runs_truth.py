@@ -149,7 +149,7 @@ def test_a_dead_kernel_is_told_as_it_was(tmp_path, death, reason, said):
 def test_memory_is_the_reason_when_the_kernel_of_the_machine_counted_a_kill(tmp_path, monkeypatch):
     from mlops_workbench.jobs import engine
     counts = itertools.count()
-    monkeypatch.setattr(engine, "oom_kills", lambda: [next(counts)])
+    for name in ("oom_kills", "counted"): monkeypatch.setattr(engine, name, lambda of: {"memory.events": next(counts)})
     record = run_job(write(tmp_path / "dies.ipynb", "import os\nos.kill(os.getpid(), 9)"), store=tmp_path / "store")
     assert (record["reason"], exit_status(record)) == ("memory", 4)
     raised = run_job(write(tmp_path / "raises.ipynb", "raise MemoryError('no room')"), store=tmp_path / "store")

@@ -15,7 +15,7 @@ from mlops_workbench.deploy.bundle import load_bundle
 from mlops_workbench.deploy.score import append_log, log_frame, read_predictions, score_file
 from mlops_workbench.model.policy import Policy
 
-from .helpers_model import applicants, deploy, people, toy_bundle, trained_bundle
+from .helpers_model import applicants, bundle_of_everything, deploy, everything, people, toy_bundle, trained_bundle
 
 
 @pytest.fixture(scope="module")
@@ -36,6 +36,21 @@ def test_every_framing_and_form(tmp_path, framing, ending):
     assert [t for c, t in got.schema.items() if c.startswith("probability") or c == "value"] == [pl.Float64] * {"binary": 2, "multiclass": 3, "regression": 1}[framing]
     np.testing.assert_allclose(got[got.columns[0]], expected[expected.columns[0]], rtol=1e-5, atol=1e-6)
     if framing != "regression": assert got["decision"].to_list() == expected["decision"].to_list()
+
+
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_columns_of_every_kind(tmp_path, ending):
+    "Dates with a time, prose, and whole numbers of 64 bits are scored and logged as they are, missing ones as missing."
+    bundle, rows = bundle_of_everything(), everything(300, seed=1, odd=True)
+    source, store = tmp_path / f"new.{ending}", tmp_path / "store"
+    if ending == "parquet": rows.write_parquet(source)
+    else: rows.with_columns(pl.col("member").cast(int)).write_csv(source)
+    score_file(source, tmp_path / "out.parquet", bundle, rows=64, log=store)
+    np.testing.assert_allclose(pl.read_parquet(tmp_path / "out.parquet")["probability_yes"], bundle.predict(rows)["probability_yes"], atol=1e-6)
+    log = read_predictions(store, "loans")
+    assert log["input_account"].to_list() == rows["account"].to_list()
+    assert log["input_hash"].to_list() == [None if v is None else v - 2**63 for v in rows["hash"]]
+    assert log["input_remark"].to_list() == rows["remark"].fill_null("").to_list()
 
 
 def test_order_batches_and_the_target_ignored(tmp_path):

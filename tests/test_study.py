@@ -1,4 +1,8 @@
 "The search as a whole: framings, odd tables, interruption and resumption, and the graph of what it finds."
+import os
+import random
+import shutil
+import signal
 import subprocess
 import sys
 import time
@@ -7,11 +11,14 @@ import numpy as np
 import optuna
 import polars as pl
 import pytest
-from mlops_workbench.core.errors import InputError, ParameterError
+from mlops_workbench.core.errors import InputError, NotFoundError, ParameterError
 from mlops_workbench.model.predictor import Predictor
 from mlops_workbench.model.task import Task
 from mlops_workbench.tune import search
-from mlops_workbench.tune.search import Step, divide
+from mlops_workbench.tune.data import divide
+from mlops_workbench.tune.families import Step
+from mlops_workbench.tune.journal import open_storage
+from mlops_workbench.tune.leases import read_leases
 from mlops_workbench.tune.study import cross_fit, fit_model
 
 CODE = """
@@ -99,62 +106,109 @@ def test_a_seed_repeats_and_another_differs():
     assert np.abs(first - other).max() > 1e-4
 
 
-def losses(fit): return sorted(fit.leaderboard.filter(pl.col("state") != "failed").select("trial", "loss").rows())
+def losses(fit): return sorted(fit.leaderboard.filter(pl.col("state").is_in(["completed", "pruned"])).select("trial", "loss").rows())
 
 
 def test_an_interrupted_study_goes_on_as_if_nothing_had_been(tmp_path):
     def interrupt(done, total, text):
         if "epoch 3" in text: raise KeyboardInterrupt
-    journal = tmp_path / "journal.log"
-    with pytest.raises(KeyboardInterrupt): fit_model(table(), task(), trials=8, device="cpu", journal=journal, progress=interrupt)
-    states = [t.state.name for t in load(journal).trials]
-    assert "RUNNING" not in states and "FAIL" in states and "COMPLETE" in states
-    resumed = fit_model(table(), task(), trials=8, device="cpu", journal=journal)
+    with pytest.raises(KeyboardInterrupt): fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path, progress=interrupt)
+    states = [t.state.name for t in load(tmp_path).trials]
+    assert "RUNNING" not in states and "WAITING" in states
+    resumed = fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path)
+    assert {t.state.name for t in load(tmp_path).trials} <= {"COMPLETE", "PRUNED"} and len(load(tmp_path).trials) == 8
     whole = fit_model(table(), task(), trials=8, device="cpu")
     assert losses(resumed) == losses(whole)
     np.testing.assert_array_equal(resumed.predictor.predict(table()), whole.predictor.predict(table()))
 
 
-def load(journal):
-    backend = optuna.storages.journal.JournalFileBackend(str(journal))
-    return optuna.load_study(study_name="study", storage=optuna.storages.JournalStorage(backend))
+def load(folder):
+    return optuna.load_study(study_name="study", storage=open_storage(folder)[0])
+
+
+def test_another_machine_takes_over_from_the_store(tmp_path):
+    def interrupt(done, total, text):
+        if "epoch 12" in text: raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path / "here", store=tmp_path / "store", progress=interrupt)
+    over = {p.name for p in (tmp_path / "here" / "members").iterdir()}
+    shutil.rmtree(tmp_path / "here")
+    resumed, whole = fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path / "there", store=tmp_path / "store"), fit_model(table(), task(), trials=8, device="cpu")
+    assert over and losses(resumed) == losses(whole) and sum(s.trials for s in resumed.steps) == 8
+    assert {p.name for p in (tmp_path / "store" / "members").iterdir()} == {k for k in resumed.leaderboard["trial"] if "-" in k}
 
 
 def test_a_killed_study_is_resumed_without_repeating(tmp_path):
-    journal = tmp_path / "journal.log"
-    slow = "import time\nfrom mlops_workbench.tune.study import fit_model\ndef wait(done, total, text):\n    if 'epoch 2' in text: open(mark, 'w').close(); time.sleep(60)\n"
-    code = CODE + slow + f"mark = {str(tmp_path / 'reached')!r}\nfit_model(table(), task(), trials=8, device='cpu', journal={str(journal)!r}, progress=wait)"
+    slow = "import time\nfrom mlops_workbench.tune.study import fit_model\ndef wait(done, total, text):\n    if 'epoch 9' in text: open(mark, 'w').close(); time.sleep(60)\n"
+    code = CODE + slow + f"mark = {str(tmp_path / 'reached')!r}\nfit_model(table(), task(), trials=8, device='cpu', folder={str(tmp_path / 'study')!r}, progress=wait)"
     process = subprocess.Popen([sys.executable, "-c", code])
     try:
         while not (tmp_path / "reached").exists():
             assert process.poll() is None, "the study ended before it could be killed"
             time.sleep(0.1)
+        time.sleep(1)     # the trees go on meanwhile
     finally: process.kill()
     process.wait()
-    before = {t.user_attrs["key"]: t.number for t in load(journal).trials if t.state.name == "COMPLETE"}
-    assert before and any(t.state.name == "RUNNING" for t in load(journal).trials)
-    resumed = fit_model(table(), task(), trials=8, device="cpu", journal=journal)
-    trials = [t for t in load(journal).trials if t.state.name in ("COMPLETE", "PRUNED")]
-    assert len({t.user_attrs["key"] for t in trials}) == len(trials) == 8
-    assert {t.user_attrs["key"]: t.number for t in trials}.items() >= before.items()
+    folder = tmp_path / "study"
+    before = {t.number: t.params for t in load(folder).trials}
+    over = {t.number for t in load(folder).trials if t.state.name == "COMPLETE"}
+    epochs = []
+    resumed = fit_model(table(), task(), trials=8, device="cpu", folder=folder, progress=lambda done, total, text: epochs.append(text))
+    trials = load(folder).trials
+    assert len(trials) == 8 and {t.state.name for t in trials} <= {"COMPLETE", "PRUNED"}
+    assert {t.number: t.params for t in trials if t.number in before} == before and over
     assert losses(resumed) == losses(fit_model(table(), task(), trials=8, device="cpu"))
 
 
+def test_ten_kills_of_workers_and_runner_leave_every_trial_once(tmp_path):
+    folder, rng = tmp_path / "study", random.Random(0)
+    code = CODE + f"from mlops_workbench.tune.study import fit_model\nif __name__ == '__main__': fit_model(table(4000), task(), trials=16, device='cpu', workers=2, folder={str(folder)!r})"
+    start = lambda: subprocess.Popen([sys.executable, "-c", code])
+    holders = lambda: [lease["pid"] for lease in read_leases(folder / "leases") if lease["trials"]]
+    runner = start()
+    for kill in range(10):
+        while not holders():
+            assert runner.poll() is None, "the study ended before it could be killed"
+            time.sleep(0.02)
+        time.sleep(rng.uniform(0.2, 0.5))
+        if kill in (3, 7):
+            runner.kill()
+            runner.wait()
+            while holders(): time.sleep(0.02)   # its workers see that it is gone, and leave
+            runner = start()
+        else:
+            for pid in holders(): os.kill(pid, signal.SIGKILL)
+    assert runner.wait() == 0
+    trials = load(folder).trials
+    assert len(trials) == 16 and {t.state.name for t in trials} <= {"COMPLETE", "PRUNED"} and sum(len(t.user_attrs.get("deaths", ())) for t in trials) >= 6
+    fit = fit_model(table(4000), task(), trials=16, device="cpu", folder=folder)   # nothing is left to train
+    assert len(fit.leaderboard) == 18 and sum(s.trials for s in fit.steps) == 16 and {p.name for p in (folder / "members").iterdir()} == {k for k in fit.leaderboard["trial"] if "-" in k}
+
+
+def test_a_warm_start_tries_the_best_of_another_study_first(tmp_path):
+    before = fit_model(table(400), task(), trials=6, families=["trees"], folder=tmp_path / "a", device="cpu")
+    best = before.leaderboard.filter(pl.col("trial").str.starts_with("trees")).head(3)
+    fit_model(table(500, 1), task(), trials=4, families=["trees", "linear"], folder=tmp_path / "b", warm_start=tmp_path / "a", device="cpu")
+    then, now = load(tmp_path / "a").trials, load(tmp_path / "b").trials
+    assert [t.params for t in now[:3]] == [then[int(k.partition("-")[2])].params for k in best["trial"]] and len(now) == 4
+    with pytest.raises(ParameterError, match="its target is 'binary', here 'several'"): fit_model(table(400), task("multiclass"), trials=2, warm_start=tmp_path / "a", device="cpu")
+    with pytest.raises(NotFoundError, match="no study"): fit_model(table(400), task(), trials=2, warm_start=tmp_path / "c", device="cpu")
+
+
 def test_a_finished_study_costs_nothing_more(tmp_path, monkeypatch):
-    first = fit_model(table(300), task(), trials=4, device="cpu", journal=tmp_path / "journal.log")
-    for name in ("train_population", "fit_trees"): monkeypatch.setattr(search, name, lambda *a, **k: pytest.fail("trained again"))
-    again = fit_model(table(300), task(), trials=4, device="cpu", journal=tmp_path / "journal.log")
+    first = fit_model(table(300), task(), trials=4, device="cpu", folder=tmp_path)
+    for name in ("train_networks", "train_trees"): monkeypatch.setattr(search, name, lambda *a, **k: pytest.fail("trained again"))
+    again = fit_model(table(300), task(), trials=4, device="cpu", folder=tmp_path)
     np.testing.assert_array_equal(first.predictor.predict(table(50, 1)), again.predictor.predict(table(50, 1)))
 
 
 def test_the_journal_of_other_data_is_refused(tmp_path):
-    fit_model(table(300), task(), trials=2, device="cpu", journal=tmp_path / "journal.log")
-    with pytest.raises(ParameterError, match="another task"): fit_model(table(301), task(), trials=2, device="cpu", journal=tmp_path / "journal.log")
+    fit_model(table(300), task(), trials=2, device="cpu", folder=tmp_path)
+    with pytest.raises(ParameterError, match="another task"): fit_model(table(301), task(), trials=2, device="cpu", folder=tmp_path)
 
 
 def test_rungs_reach_optuna(tmp_path):
-    fit = fit_model(table(), task(), steps=[Step("network", 4)], device="cpu", journal=tmp_path / "journal.log")
-    trials = load(tmp_path / "journal.log").trials
+    fit = fit_model(table(), task(), steps=[Step("network", 4)], device="cpu", folder=tmp_path)
+    trials = load(tmp_path).trials
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert len(pruned) == 3 and all(t.intermediate_values and "rung" in t.user_attrs["reason"] for t in pruned)
     assert fit.leaderboard.filter(pl.col("state") == "pruned")["reason"].null_count() == 0
@@ -166,9 +220,9 @@ def test_cross_fitting_never_sees_the_row_it_predicts(tmp_path):
     folds = np.arange(300) % 3
     folds[:30] = -1
     seen = []
-    scores = cross_fit(noise, task(), folds, trials=4, device="cpu", journal=tmp_path / "study.log", progress=lambda *a: seen.append(a[:2]))
+    scores = cross_fit(noise, task(), folds, trials=4, device="cpu", folder=tmp_path, progress=lambda *a: seen.append(a[:2]))
     assert scores["row"].to_list() == list(range(30, 300)) and scores["fold"].to_list() == list(folds[30:])
-    assert seen[-1] == (3, 3) and {p.name for p in tmp_path.iterdir()} == {"study-0", "study-1", "study-2"}
+    assert seen[-1] == (3, 3) and {p.name for p in tmp_path.iterdir()} == {"fold-0", "fold-1", "fold-2"}
     y, p = scores["label"].to_numpy(), scores["score"].to_numpy()
     rank = np.argsort(np.argsort(p))[y == 1].sum() - y.sum() * (y.sum() - 1) / 2
     assert 0.35 < rank / (y.sum() * (y == 0).sum()) < 0.65   # labels are noise: a leak would show as skill

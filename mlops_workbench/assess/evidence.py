@@ -111,7 +111,7 @@ def gather(
     **options: Any,                      # confidence, replicates, seed
 ) -> Evidence:
     "The evidence about one policy's decisions."
-    table = performance(labels, scores, task.framing, weights=weights, decisions=decisions, constant=constant, **options)
+    table = performance(labels, scores, **task.aim, weights=weights, decisions=decisions, constant=constant, **options)
     estimates = {r["metric"]: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in table.to_dicts()}
     if task.framing != "regression":
         estimates["calibration_error"] = calibration_error(calibration(labels, scores, task.framing, confidence=options["confidence"]), **options)

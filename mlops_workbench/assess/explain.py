@@ -207,7 +207,7 @@ def importance(
     frame = pl.DataFrame({"column": attributions.names, "importance": size.mean(axis=0), "low": low, "high": high}).with_columns(rows=pl.lit(n))
     return frame.sort("importance", descending=True, maintain_order=True)
 
-# %% ../../nbs/api/3_assess/03_explain.ipynb #4c6b8a73
+# %% ../../nbs/api/3_assess/03_explain.ipynb #cfb4efaf
 def _shade(values: np.ndarray) -> np.ndarray:
     "Rank [n] between 0 and 1 of numbers; NaN for missing values, and everywhere for a column of text or of one value."
     number = np.array([float(v) if isinstance(v, int | float | np.number) else np.nan for v in values])
@@ -230,17 +230,22 @@ def _leading(ranked: pl.DataFrame, unit: str) -> str:
     leading = "; ".join(f"{r['column']} {number(r['importance'])} [{number(r['low'])}, {number(r['high'])}]" for r in ranked.head(5).iter_rows(named=True))
     return f"Mean absolute Shapley value per column, in {unit}, with intervals: {leading}."
 
-def _by_class(attributions: Attributions, ranked: pl.DataFrame, unit: str, classes: Sequence[str]) -> Html:
-    "Mean absolute values, averaged over classes, and each class by itself."
+def _bars(ranked: pl.DataFrame, unit: str, title: str) -> tuple[list[str], np.ndarray, Any, Any]:
+    "The columns' names and places, and a figure whose left half shows their importance; its right half is free."
     names, y = ranked["column"].to_list(), np.arange(len(ranked))
-    size = np.abs(attributions.values).mean(axis=0)                     # [d, k]
     fig, (left, right) = figure(9.0, 1.1 + 0.3 * len(names), ncols=2, sharey=True, width_ratios=[1, 1.25])
     mean = ranked["importance"].to_numpy()
     reach = np.abs(np.stack([mean - ranked["low"].to_numpy(), ranked["high"].to_numpy() - mean]))
     left.barh(y, mean, height=0.6, color=palette[0], xerr=reach, error_kw={"ecolor": "#1f2a37", "elinewidth": 1.2, "capsize": 2})
     left.set_yticks(y, [n if len(n) <= 28 else n[:27] + "…" for n in names], parse_math=False)
-    left.invert_yaxis(); left.grid(False, axis="y"); left.set_xlabel(f"mean |value|, {unit}")
-    left.set_title(f"All classes ({ranked['rows'][0]} rows)", loc="left")
+    left.invert_yaxis(); left.grid(False, axis="y"); left.set_xlabel(unit)
+    left.set_title(f"{title} ({ranked['rows'][0]} rows)", loc="left")
+    return names, y, fig, right
+
+def _by_class(attributions: Attributions, ranked: pl.DataFrame, unit: str, classes: Sequence[str]) -> Html:
+    "Mean absolute values, averaged over classes, and each class by itself."
+    names, y, fig, right = _bars(ranked, f"mean |value|, {unit}", "All classes")
+    size = np.abs(attributions.values).mean(axis=0)                     # [d, k]
     at = [attributions.names.index(n) for n in names]
     for k, name in enumerate(classes):
         right.scatter(size[at, k], y, color=palette[k % len(palette)], marker="osD^vPX"[k % 7], s=30, label=name.replace("$", r"\$"), zorder=2)
@@ -259,14 +264,7 @@ def importance_figure(
     unit = unit or ("log-odds" if attributions.link == "logit" else "units of the answer")
     ranked = importance(attributions, **options).head(top)
     if attributions.values.ndim == 3: return _by_class(attributions, ranked, unit, list(classes or map(str, range(attributions.values.shape[2])))[:7])
-    names, y = ranked["column"].to_list(), np.arange(len(ranked))
-    fig, (left, right) = figure(9.0, 1.1 + 0.3 * len(names), ncols=2, sharey=True, width_ratios=[1, 1.25])
-    mean = ranked["importance"].to_numpy()
-    reach = np.abs(np.stack([mean - ranked["low"].to_numpy(), ranked["high"].to_numpy() - mean]))
-    left.barh(y, mean, height=0.6, color=palette[0], xerr=reach, error_kw={"ecolor": "#1f2a37", "elinewidth": 1.2, "capsize": 2})
-    left.set_yticks(y, [n if len(n) <= 28 else n[:27] + "…" for n in names], parse_math=False)
-    left.invert_yaxis(); left.grid(False, axis="y"); left.set_xlabel(f"mean |value|, {unit}")
-    left.set_title(f"How much ({ranked['rows'][0]} rows)", loc="left")
+    names, y, fig, right = _bars(ranked, f"mean |value|, {unit}", "How much")
     from matplotlib.colors import LinearSegmentedColormap
     ramp = LinearSegmentedColormap.from_list("low_high", [palette[0], "#b48fb8", palette[1]]).with_extremes(bad="#9aa0a8")
     for i, name in enumerate(names):

@@ -17,7 +17,7 @@ import polars as pl
 from .metrics import Estimate, auc, finite, interval, wilson, z_of
 from ..core import show
 from ..core.errors import InputError, nearest
-from ..model.task import as_text
+from ..model.labels import as_text
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #37fc5194
 MISSING, OTHER = "(missing)", "(other)"

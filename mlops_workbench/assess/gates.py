@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from .fairness import DISPARITIES
-from .metrics import METRICS, Estimate
+from .means import METRICS
+from .metrics import Estimate
 from ..core import show
 from ..core.errors import SettingsError, nearest
 

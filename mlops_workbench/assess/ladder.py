@@ -6,23 +6,26 @@
 __all__ = ['compare', 'calibration', 'calibration_error', 'roc_figure', 'calibration_figure', 'ladder_figure']
 
 # %% ../../nbs/api/3_assess/00a_ladder.ipynb #32c8403b
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from .metrics import Estimate, auc, check_arrays, interval, losses, resample_means, wilson, z_of
+from .means import losses
+from .metrics import Estimate, auc, check_arrays, interval, resample_means, wilson, z_of
 from ..core import show
 from ..core.errors import InputError, nearest
 
 # %% ../../nbs/api/3_assess/00a_ladder.ipynb #7c750597
 def compare(
-    labels: Any,                           # [n] class codes, or numbers
+    labels: Any,                           # [n] class codes, or numbers; [n, k] labels
     models: Mapping[str, Any],             # name -> scores, each [n] or [n, k]
-    framing: str,                          # binary, multiclass or regression
+    framing: str,                          # one of `model.framing.FORMS`
     *,
     against: str,                          # the name of the model the others are compared with
+    loss: str = "",                        # of a regression
+    quantiles: Sequence[float] = (),       # of a regression by quantiles
     weights: Any = None,                   # [n] of the rows
     confidence: float = 0.95,              # of the intervals
     replicates: int = 1000,                # bootstrap draws
@@ -30,13 +33,13 @@ def compare(
 ) -> pl.DataFrame:
     "The ladder: for each model its loss, and how much more it loses than the model `against`, with paired intervals."
     if against not in models: raise InputError(f"there is no model {against!r} to compare with", remedy=nearest(against, models))
-    loss = np.column_stack([losses(np.asarray(labels), np.asarray(s, float), framing) for s in models.values()])
+    each = np.column_stack([losses(np.asarray(labels), np.asarray(s, float), framing, loss=loss, quantiles=quantiles) for s in models.values()])
     w, mine = None if weights is None else np.asarray(weights, float), list(models).index(against)
-    point, draws = np.average(loss, axis=0, weights=w), resample_means(loss, weights=w, replicates=replicates, seed=seed)
+    point, draws = np.average(each, axis=0, weights=w), resample_means(each, weights=w, replicates=replicates, seed=seed)
     low, high = interval(draws, confidence=confidence)
     far_low, far_high = interval(draws - draws[:, [mine]], confidence=confidence)
     return pl.DataFrame({"model": list(models), "loss": point, "low": low, "high": high, "difference": point - point[mine],
-                         "difference_low": far_low, "difference_high": far_high, "n": [len(loss)] * len(models),
+                         "difference_low": far_low, "difference_high": far_high, "n": [len(each)] * len(models),
                          "this": [name == against for name in models]})
 
 # %% ../../nbs/api/3_assess/00a_ladder.ipynb #23f6caa0

@@ -4,8 +4,8 @@
 
 # %% auto #0
 __all__ = ['ProjectSettings', 'DataSettings', 'TaskSettings', 'TuneSettings', 'AssessSettings', 'ServeSettings',
-           'MonitorSettings', 'WandbSettings', 'Settings', 'located', 'convert', 'find_root', 'read_settings',
-           'settings_text']
+           'MonitorSettings', 'RunSettings', 'WandbSettings', 'Settings', 'located', 'convert', 'find_root',
+           'read_settings', 'settings_text']
 
 # %% ../../nbs/api/0_core/01_settings.ipynb #f1c73d09
 import configparser
@@ -42,8 +42,13 @@ class DataSettings:
 @dataclass
 class TaskSettings:
     "What is predicted, for whom it is assessed, and what a decision is worth."
-    target: str = ""           # the column to predict
-    framing: Literal["auto", "binary", "multiclass", "regression"] = "auto"   # what kind of prediction it is
+    target: str = ""           # the column to predict; of multilabel: several 0/1 columns, or one column of lists
+    framing: Literal["auto", "binary", "multiclass", "multilabel", "hierarchical", "regression"] = "auto"   # what kind of prediction it is
+    loss: Literal["", "log_loss", "squared_error", "absolute_error", "quantile"] = ""   # by its name in scikit-learn; that of the framing when empty
+    quantiles: list[float] = field(default_factory=list)   # of loss = quantile: 0.1, 0.5, 0.9 when empty
+    levels: list[str] = field(default_factory=list)     # of hierarchical: the columns of the classes, coarse to fine, where they are several
+    separator: str = ""        # of hierarchical: what parts the levels of one column, such as / in a/b/c; of multilabel: what parts the labels in a column of text
+    class_weight: str = ""     # balanced, or a weight for each class, such as yes: 5, no: 1; of training alone
     positive: str = ""         # the label of the positive class; chosen when empty
     sensitive: list[str] = field(default_factory=list)  # columns to assess by group and, by default, not to train on
     exclude: list[str] = field(default_factory=list)    # further columns not to train on
@@ -59,15 +64,20 @@ class TaskSettings:
     value_fn: float = 0.0      # value of a negative decision that was wrong
     value_tn: float = 0.0      # value of a negative decision that was right
 
-# %% ../../nbs/api/0_core/01_settings.ipynb #badef095
+# %% ../../nbs/api/0_core/01_settings.ipynb #cf1a4b34
 @dataclass
 class TuneSettings:
     "How long and how widely to search."
     trials: int = 24           # networks and trees tried
     minutes: float = 0.0       # limit on the search, in minutes; 0 means none
+    money: float = 0.0         # limit on the search, in the currency of [run] cost_per_hour; 0 means none
     families: list[str] = field(default_factory=lambda: ["network", "trees", "linear"])  # kinds of model tried
     device: str = "auto"       # auto, cpu, cuda or mps
     ensemble: int = 5          # models in the ensemble at most
+    sampler: str = "tpe"       # who proposes trials: tpe, gp, cmaes, qmc or random
+    constraints: list[str] = field(default_factory=list)  # limits that a trial must keep, such as latency_ms <= 1
+    least_gain: float = 0.0    # what the rest of a limit in time must still promise, as a share of the lowest loss, for the search to go on
+    workers: int = 1           # processes that search at once
 
 @dataclass
 class AssessSettings:
@@ -91,12 +101,29 @@ class MonitorSettings:
     min_rows: int = 50         # with fewer predictions nothing is concluded
 
 @dataclass
+class RunSettings:
+    "How jobs are run; nothing here changes a result. A notebook's own metadata (`mlw`) comes first."
+    timeout: float = 0.0       # seconds that a run may take; 0 means no limit
+    cell_timeout: float = 0.0  # seconds that one cell may take; 0 means no limit
+    retry_code: int = 0        # further attempts after an error in the code
+    retry_data: int = 0        # after bad data
+    retry_memory: int = 0      # when memory ran out
+    retry_timeout: int = 0     # after a timeout
+    retry_lost: int = 2        # when its kernel or its process vanished
+    backoff: float = 10.0      # seconds before the first further attempt; doubled for each one after
+    overlap: Literal["allow", "skip", "queue", "replace"] = "allow"   # what a run does that finds an earlier one of its job still going
+    checkpoints: bool = True   # whether finished sections are kept, to be restored when a run is resumed or repeated
+    checkpoint_mb: float = 2048.0   # values of a section that take more space are not kept
+    cost_per_hour: float = 0.0 # of this machine, in any currency; the record says what each section cost
+    warm: bool = False         # whether jobs are run by a resident process that has the libraries loaded
+
+@dataclass
 class WandbSettings:
     "The mirror of the run record in Weights & Biases."
     mode: Literal["offline", "online", "disabled"] = "offline"
     project: str = ""          # the project there; this project's name when empty
 
-# %% ../../nbs/api/0_core/01_settings.ipynb #591ec789
+# %% ../../nbs/api/0_core/01_settings.ipynb #34a3586b
 @dataclass
 class Settings:
     "All settings of a project, by section."
@@ -110,6 +137,7 @@ class Settings:
     gates: dict[str, str] = field(default_factory=dict)    # name -> metric, limit and mode
     serve: ServeSettings = field(default_factory=ServeSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)
+    run: RunSettings = field(default_factory=RunSettings)
     wandb: WandbSettings = field(default_factory=WandbSettings)
 
     @property
@@ -156,19 +184,22 @@ def convert(
     try:
         if kind is bool: return _BOOLS[text.lower()]
         if kind in (int, float, str): return kind(text)
-        if isinstance(kind, types.GenericAlias): return [t.strip().strip("'\"") for t in text.split(",")] if text else []
+        if isinstance(kind, types.GenericAlias): return [typing.get_args(kind)[0](t.strip().strip("'\"")) for t in text.split(",")] if text else []
     except (KeyError, ValueError):
-        names = {int: "a whole number", float: "a number", bool: "true or false"}
+        names = {int: "a whole number", float: "a number", bool: "true or false", list[float]: "a list of numbers such as 0.1, 0.9"}
         raise SettingsError(f"{text!r} is not {names[kind]}", where=where, remedy=f"write {names[kind]}") from None
     choices = typing.get_args(kind)
     if text not in choices: raise SettingsError(f"{text!r} is not one of the choices", where=where, remedy=nearest(text, choices))
     return text
 
-# %% ../../nbs/api/0_core/01_settings.ipynb #ea0f0703
+# %% ../../nbs/api/0_core/01_settings.ipynb #99f4ecad
 _RANGES = {("task", "test_share"): (0.01, 0.5), ("task", "folds"): (2, 20), ("tune", "trials"): (1, 100_000), ("tune", "minutes"): (0, 1e6),
+           ("tune", "money"): (0, 1e9), ("tune", "workers"): (1, 1000),
            ("tune", "ensemble"): (1, 100), ("assess", "bootstrap"): (100, 1_000_000), ("assess", "confidence"): (0.5, 0.999),
            ("assess", "explain_rows"): (10, 100_000), ("serve", "port"): (0, 65535), ("serve", "max_body_mb"): (0.001, 10_000),
-           ("monitor", "alpha"): (1e-6, 0.5), ("monitor", "min_rows"): (1, 1e9)}
+           ("monitor", "alpha"): (1e-6, 0.5), ("monitor", "min_rows"): (1, 1e9),
+           **{("run", f"retry_{reason}"): (0, 100) for reason in ("code", "data", "memory", "timeout", "lost")}, ("run", "timeout"): (0, 1e7), ("run", "cell_timeout"): (0, 1e7),
+           ("run", "backoff"): (0, 1e5), ("run", "checkpoint_mb"): (0, 1e7), ("run", "cost_per_hour"): (0, 1e6)}
 
 def _field(settings: Settings, section: str, key: str, text: str, where: str) -> None:
     "Set one field of `settings` from text."
@@ -247,6 +278,6 @@ def settings_text(
             notes = _comments(type(part))
             for k, v in dataclasses.asdict(part).items():
                 if k in notes: out.append(f"# {notes[k]}")
-                out.append(f"{k} = {', '.join(v) if isinstance(v, list) else str(v).lower() if isinstance(v, bool) else v}".rstrip())
+                out.append(f"{k} = {', '.join(map(str, v)) if isinstance(v, list) else str(v).lower() if isinstance(v, bool) else v}".rstrip())
         out.append("")
     return "\n".join(out)

@@ -28,7 +28,7 @@ def check_key(
         raise StoreError(f"{key!r} is not a key", where="the store", remedy="use names joined by single slashes")
     return key
 
-# %% ../../nbs/api/0_core/03_store.ipynb #797aa9da
+# %% ../../nbs/api/0_core/03_store.ipynb #5ff4160a
 def _clean(error: Exception) -> str:
     "The reason of an error of the operating system, in words."
     return getattr(error, "strerror", None) or str(error) or type(error).__name__
@@ -71,8 +71,8 @@ class Store:
         try: return self.fs.cat_file(self.join(key))
         except FileNotFoundError: raise NotFoundError(f"no file {key!r}", where=self.url, remedy="check the name") from None
 
-    def write_bytes(self, key: str, data: bytes) -> None:
-        "Write a file whole: a temporary name and a rename in a folder, one put in a bucket."
+    def write_bytes(self, key: str, data: bytes, *, durable: bool = True) -> None:
+        "Write a file whole: a temporary name and a rename in a folder, one put in a bucket; what need not outlive the machine is not forced to its disk."
         path = self.join(key)
         with self._writing(key):
             if not self.is_local: return self.fs.pipe_file(path, data)
@@ -83,7 +83,7 @@ class Store:
                 with open(temporary, "wb") as f:
                     f.write(data)
                     f.flush()
-                    os.fsync(f.fileno())
+                    if durable: os.fsync(f.fileno())
                 os.replace(temporary, target)
             finally: temporary.unlink(missing_ok=True)
 
@@ -91,9 +91,9 @@ class Store:
         "The content of a JSON file."
         return json.loads(self.read_bytes(key))
 
-    def write_json(self, key: str, value: Any) -> None:
+    def write_json(self, key: str, value: Any, *, durable: bool = True) -> None:
         "Write a JSON file whole; numbers that JSON does not know become null."
-        self.write_bytes(key, json_bytes(value))
+        self.write_bytes(key, json_bytes(value), durable=durable)
 
     def delete(self, key: str) -> None:
         "Remove a file or folder, if it is there."

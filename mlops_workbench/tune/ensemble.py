@@ -7,34 +7,41 @@ __all__ = ['select_ensemble']
 
 # %% ../../nbs/api/4_tune/02_ensemble.ipynb #1df65268
 from collections import Counter
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
 from ..core.errors import InputError
-from ..model.network import mean_loss
+from ..model.loss import mean_loss
 
 # %% ../../nbs/api/4_tune/02_ensemble.ipynb #4e09e62b
 def select_ensemble(
-    answers: dict[str, np.ndarray],  # of each candidate on the validation rows: float64 [n], or [n, classes]
-    y: np.ndarray,                   # [n] class codes or quantities
+    answers: dict[str, np.ndarray],  # of each candidate on the validation rows: float64 [n], or [n, k]
+    y: np.ndarray,                   # [n] class codes or quantities, or labels [n, k]
     w: np.ndarray,                   # [n] weights, at least 0
     *,
-    framing: str,                    # 'binary', 'multiclass' or 'regression'
+    framing: str,                    # one of `model.framing.FORMS`
+    loss: str = "",                  # of a regression
+    quantiles: Sequence[float] = (), # of a regression by quantiles
     size: int = 5,                   # different members, at most
     picks: int = 20,                 # additions, at most, repeats included
     least: float = 2e-4,             # the gain, as a share of the loss, below which it stops
+    violation: Callable[[Counter[str], np.ndarray], float] | None = None,   # of members, counted, and the mean of their answers: how far they are beyond the limits; 0 or less within
 ) -> dict[str, float]:
     "The members' weights, with the sum 1, the heaviest first."
-    losses = {name: mean_loss(p, y, w, framing=framing) for name, p in answers.items()}
-    usable = [name for name in answers if np.isfinite(losses[name])]
+    lost = lambda p: mean_loss(p, y, w, framing=framing, loss=loss, quantiles=quantiles)
+    def worth(chosen: Counter[str], total: np.ndarray) -> tuple[float, float]:
+        mean = total / chosen.total()
+        return max(0.0, violation(chosen, mean)) if violation else 0.0, lost(mean)
+    usable = [name for name, p in answers.items() if np.isfinite(lost(p))]
     if not usable: raise InputError("no candidate has a finite loss", where=f"{len(answers)} candidates", remedy="look at the reasons in the leaderboard")
-    first = min(usable, key=lambda name: losses[name])
-    chosen, total, best = Counter([first]), answers[first].copy(), losses[first]
+    alone = {name: worth(Counter([name]), answers[name]) for name in usable}
+    first = min(usable, key=lambda name: alone[name])
+    chosen, total, best = Counter([first]), answers[first].copy(), alone[first]
     for _ in range(picks - 1):
-        n = chosen.total()
         allowed = [name for name in usable if name in chosen or len(chosen) < size]
-        gains = {name: mean_loss((total + answers[name]) / (n + 1), y, w, framing=framing) for name in allowed}
-        name = min(gains, key=lambda k: gains[k])
-        if gains[name] > best * (1 - least): break
-        chosen[name], total, best = chosen[name] + 1, total + answers[name], gains[name]
+        found = {name: worth(chosen + Counter([name]), total + answers[name]) for name in allowed}
+        name = min(found, key=lambda k: found[k])
+        if found[name][0] > best[0] or (found[name][0] == best[0] and found[name][1] > best[1] * (1 - least)): break
+        chosen[name], total, best = chosen[name] + 1, total + answers[name], found[name]
     return {name: count / chosen.total() for name, count in chosen.most_common()}

@@ -6,28 +6,43 @@
 __all__ = ['Fit', 'fit_model', 'score_table', 'cross_fit']
 
 # %% ../../nbs/api/4_tune/04_study.ipynb #bb6de837
+import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import polars as pl
-import torch
 from optuna.trial import TrialState
 
+from ..assess.ladder import compare
 from ..core.errors import ParameterError, nearest
+from ..core.store import Store
 from ..model.baselines import fit_constant, fit_linear
-from ..model.calibrate import Calibration, fit_calibration
+from ..model.calibrate import fit_calibration, none_of
 from ..model.features import Encoded
-from ..model.network import Labelled, mean_loss
+from ..model.network import Labelled
+from ..model.population import find_size
 from ..model.predictor import Member, Predictor, mix
+from ..model.stack import NetworkParams
 from ..model.task import Task
 from ..model.trees import fit_trees
-from .devices import describe_device, find_device, threads, using_threads
+from .budget import Budget
+from .data import Measures, tuning_data
+from .devices import describe_device, find_device, threads, using_threads, worker_devices
 from .ensemble import select_ensemble
-from .search import FAMILIES, Search, Step, plan_steps, quiet_optuna, tree_threads, tuning_data
+from .families import FAMILIES, Step, plan_steps, tree_threads, without_trees
+from .goals import Goals
+from .objective import lies_in
+from .results import STATES, Result
+from .samplers import quiet_optuna
+from .search import Clock, Plan, Search
+from .studies import Study
+from .workers import run_workers
 
 # %% ../../nbs/api/4_tune/04_study.ipynb #a6e06519
 @dataclass
@@ -41,21 +56,24 @@ class Fit:
     device: str                      # where networks were trained, in words
     seconds: float                   # it all took
     steps: list[Step] = field(default_factory=list)   # what was trained, in order: enough to replay it
+    versus: dict[str, Any] = field(default_factory=dict)   # how much more the best single model loses, before both are fitted again: single, difference, low, high, n, and whether these rows also chose
+    metrics: dict[str, float] = field(default_factory=dict)   # what else the search followed, of the model before calibration
+    result: Result | None = None     # the study's trials, with pictures of its history and of what mattered; None where nothing was searched
+    ended: str = ""                  # why it ended before its time, if it did
+    notes: list[str] = field(default_factory=list)   # what was done otherwise than asked, in sentences
 
     def record(self) -> dict[str, Any]:
         "The facts of the search as JSON can hold them."
-        return {"loss": self.loss, "device": self.device, "seconds": round(self.seconds, 1), "steps": [asdict(s) for s in self.steps],
+        return {"loss": self.loss, "device": self.device, "seconds": round(self.seconds, 1), "steps": [asdict(s) for s in self.steps], "versus": self.versus, "metrics": self.metrics, "ended": self.ended, "notes": self.notes,
                 "members": [{"family": m.family, "weight": w, "params": m.params} for m, w in zip(self.predictor.members, self.predictor.weights)],
                 "calibration": self.predictor.calibration.describe()}
 
 def _calibrated(search: Search, keys: list[str], weights: list[float]) -> Predictor:
     "These members as a predictor, calibrated on the rows for that."
     d, members = search.data, [search.members[k] for k in keys]
-    framing, check = d.task.framing, d.check
-    none = Calibration(framing, 1.0, (0.0,) * (len(d.task.classes) if framing == "multiclass" else 1))
-    if members[0].family == "constant": return Predictor(d.task, d.features, members, weights, none)
-    p = mix([m.predict_encoded(check.x) for m in members], weights)
-    return Predictor(d.task, d.features, members, weights, fit_calibration(p, check.y, check.w, framing=framing))
+    if members[0].family == "constant" and not d.task.class_weight: return Predictor(d.task, d.features, members, weights, none_of(d.aim["framing"], d.task.width))
+    p = mix([m.predict_encoded(d.check.x) for m in members], weights)
+    return Predictor(d.task, d.features, members, weights, fit_calibration(p, d.check.y, d.check.w, **d.aim))
 
 def _refitted(search: Search, key: str) -> Member:
     "Trees and linear models once more, on the rows of the choice too, with what was found; a network as it is."
@@ -63,45 +81,62 @@ def _refitted(search: Search, key: str) -> Member:
     if member.family not in ("trees", "linear"): return member
     rows = Labelled(Encoded(*(np.concatenate([getattr(p.x, k) for p in (d.fit, d.valid)]) for k in ("num", "cat"))),
                     np.concatenate([d.fit.y, d.valid.y]), np.concatenate([d.fit.w, d.valid.w]))
-    known: dict[str, Any] = {"framing": d.task.framing, "classes": len(d.task.classes)}
+    known: dict[str, Any] = {"classes": len(d.task.classes), **d.aim}
     if member.family == "linear":
         return fit_linear(rows, rows, n_categories=d.features.n_categories, strengths=(member.params.get("strength", 1.0),), **known)
     params = {k: v for k, v in member.params.items() if k not in ("rounds", "tried")}
-    return fit_trees(rows, None, params=params, rounds=member.params["rounds"], seed=search.draw(key) % 2**31, threads=tree_threads(rows), **known)
+    return fit_trees(rows, None, params=params, rounds=member.params["rounds"], seed=search.draw(key) % 2**31, threads=tree_threads(len(rows), threads()), **known)
 
-def _conclude(search: Search, size: int) -> tuple[Predictor, dict[str, Predictor], dict[str, float]]:
-    "The model, the best single model of each family, and the weights of the candidates in the model."
-    d, losses = search.data, {k: search.loss(p) for k, p in search.answers.items()}
-    families = {m.family for m in search.members.values()}
-    best = {f: min((k for k, m in search.members.items() if m.family == f), key=lambda k: losses[k]) for f in sorted(families)}
+def _within(search: Search) -> Callable[[Counter[str], np.ndarray], float] | None:
+    "How far members are beyond the limits of the search, for the selection; sizes and times of members are added up, though the graph shares some."
+    limits, measured = search.goals.limits, {}
+    if not limits: return None
+    graphs, others = [x for x in limits if x.metric in ("size_mb", "latency_ms")], [x for x in limits if x.metric not in ("size_mb", "latency_ms")]
+    def cost(key: str, metric: str) -> float:
+        if (key, metric) not in measured:
+            found = Measures(search.data, [x.metric for x in graphs])([search.members[key]], [1.0], [search.answers[key]])
+            measured.update({(key, x.metric): found[x.metric] for x in graphs})
+        return measured[key, metric]
+    told = Measures(search.data, [x.metric for x in others])
+    def violation(chosen: Counter[str], mean: np.ndarray) -> float:
+        found = told([], [1.0], [mean]) if others else {}
+        sums = {x.metric: sum(cost(k, x.metric) for k in chosen) for x in graphs}
+        return sum(max(0.0, x.violation((found | sums)[x.metric])) for x in limits)
+    return violation
+
+def _conclude(search: Search, size: int) -> tuple[Predictor, dict[str, Predictor], dict[str, float], dict[str, Any]]:
+    "The model, the best single model of each family, the weights of the candidates in the model, and how it compares with the best of them alone."
+    d, losses = search.data, {k: d_loss for k, p in search.answers.items() if math.isfinite(d_loss := search.data.loss(p))}
+    best = {f: min((k for k in losses if search.members[k].family == f), key=lambda k: losses[k]) for f in sorted({search.members[k].family for k in losses})}
     singles = {f: _calibrated(search, [k], [1.0]) for f, k in best.items()}
-    candidates = {k: p for k, p in search.answers.items() if k != "constant"} or search.answers
-    weights = select_ensemble(candidates, d.valid.y, d.valid.w, framing=d.task.framing, size=size)
+    candidates = {k: search.answers[k] for k in losses if k != "constant"} or search.answers
+    if search.goals.limits: candidates = dict(sorted(candidates.items(), key=lambda kv: losses[kv[0]])[:12])   # to measure a graph takes a second
+    violation = _within(search)
+    weights = select_ensemble(candidates, d.valid.y, d.valid.w, size=size, violation=violation, **d.aim)
     model = _calibrated(search, list(weights), list(weights.values()))
-    first = min(candidates, key=lambda k: losses[k])
-    alone = singles[search.members[first].family]
-    check = lambda p: mean_loss(p.predict_encoded(d.check.x), d.check.y, d.check.w, framing=d.task.framing)
-    if not check(model) < check(alone): model, weights = alone, {first: 1.0}
+    first = next(iter(select_ensemble(candidates, d.valid.y, d.valid.w, size=1, violation=violation, **d.aim)))
+    alone = _calibrated(search, [first], [1.0])
+    scores = {"the model": model.predict_encoded(d.check.x), first: alone.predict_encoded(d.check.x)}
+    row = compare(d.check.y, scores, against="the model", weights=d.check.w, seed=d.task.seed, **d.aim).row(1, named=True)
+    versus = {"single": first, "difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"], "n": row["n"], "chosen on these rows": not d.apart}
+    if row["difference"] <= 0: model, weights = alone, {first: 1.0}
     again = {key: _refitted(search, key) for key in {*weights, *best.values()}}
-    model = replace(model, members=[again[key] for key in weights])
-    return model, {f: replace(p, members=[again[best[f]]]) for f, p in singles.items()}, weights
+    return replace(model, members=[again[key] for key in weights]), {f: replace(p, members=[again[best[f]]]) for f, p in singles.items()}, weights, versus
 
 def _leaderboard(search: Search, weights: dict[str, float]) -> pl.DataFrame:
     "One row a trial and one for each model fitted without a search, the best first."
-    states = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned"}
+    places = search.places()
     rows: list[dict[str, Any]] = [
-        {"trial": k, "family": m.family, "state": "completed", "loss": search.loss(search.answers[k]), "weight": weights.get(k, 0.0)}
+        {"trial": k, "family": m.family, "state": "completed", "loss": search.data.loss(search.answers[k]), "weight": weights.get(k, 0.0)}
         for k, m in search.members.items() if m.family in ("linear", "constant")]
-    for t in search.study.get_trials(deepcopy=False):
-        key, facts = t.user_attrs.get("key", ""), t.user_attrs
-        values = [v for v in t.intermediate_values.values()]
-        loss = t.value if t.state == TrialState.COMPLETE else min(values, default=None)
-        rows.append({"trial": key, "family": key.partition("-")[0], "state": states.get(t.state, "failed"), "loss": loss, "weight": weights.get(key, 0.0),
-                     "epochs": facts.get("epochs"), "rounds": facts.get("rounds"), "seconds": facts.get("seconds"), "reason": facts.get("reason") or None}
-                    | {k.partition(".")[2]: v for k, v in t.params.items()})
+    for t in search.study.trials() if search.study else ():
+        key, facts = places[t.number], t.user_attrs
+        rows.append({"trial": key, "family": "trees" if key.startswith("trees") else "network", "state": STATES[t.state], "loss": facts.get("loss"), "weight": weights.get(key, 0.0),
+                     "epochs": facts.get("epochs"), "rounds": facts.get("rounds"), "seconds": facts.get("took"), "reason": facts.get("reason") or None}
+                    | {k: v for k, v in facts.get("metrics", {}).items() if k != "loss"} | {k.partition(".")[2]: v for k, v in t.params.items()})
     return pl.DataFrame(rows, infer_schema_length=None).sort("state", "loss", nulls_last=True, maintain_order=True)
 
-# %% ../../nbs/api/4_tune/04_study.ipynb #d4fad8b8
+# %% ../../nbs/api/4_tune/04_study.ipynb #5f517f4d
 def _checked(families: Sequence[str], trials: int, seconds: float, steps: Sequence[Step] | None) -> None:
     for f in families:
         if f not in FAMILIES: raise ParameterError(f"unknown family {f!r}", where="families", remedy=nearest(f, FAMILIES))
@@ -109,15 +144,43 @@ def _checked(families: Sequence[str], trials: int, seconds: float, steps: Sequen
     if trials < 0 or seconds < 0 or (not trials and not seconds and steps is None):
         raise ParameterError(f"a budget of {trials} trials and {seconds:g} seconds", where="the budget", remedy="give at least one trial or a time")
 
-def _timed(families: Sequence[str], population: int, trials: int) -> Iterator[Step]:
-    "Steps without end (or until so many trials): trees and populations by turns, three trials of trees to a population."
-    done, turns = 0, (["trees"] * 3 if "trees" in families else []) + (["network"] if "network" in families else [])
-    while turns and not 0 < trials <= done:
-        for family in turns:
-            if 0 < trials <= done: break
-            size = min(population, trials - done) if trials and family == "network" else population if family == "network" else 1
-            done += size
-            yield Step(family, size)
+def _size(search: Search, device: str, timed: bool) -> int:
+    "How many networks are trained at once."
+    few = len(search.data.fit) < 5_000
+    if device == "cpu" and not timed: return 16 if few else 8
+    known: dict[str, Any] = {"encoding": search.data.encoding, "classes": len(search.data.task.classes), "device": device, **search.data.aim}
+    return max(4, find_size(search.data.fit, NetworkParams(width=64 if few else 128), most=32 if device == "cpu" else 256, **known)) if timed else 32
+
+def _first(search: Search, folder: Path) -> dict[str, list[dict[str, Any]]]:
+    "The parameters of the best trials of another study, by family or kind."
+    assert search.study is not None
+    other, place, task = Study.open(folder, leader=False), folder / "task.json", search.data.task
+    if not place.is_file(): raise ParameterError("the study to start from is not one of a table", where=str(folder), remedy="give the folder of a study that fit_model made")
+    then = Task.from_json(place.read_text())
+    for what in ("target", "framing", "classes"):
+        if (was := getattr(then, what)) != (now := getattr(task, what)):
+            raise ParameterError(f"the study to start from belongs to another task: its {what} is {was!r}, here {now!r}", where=str(folder), remedy="give the folder of a study of the same task")
+    found: dict[str, list[dict[str, Any]]] = {}
+    for t in sorted((t for t in other.trials() if t.state == TrialState.COMPLETE), key=lambda t: t.user_attrs.get("loss", math.inf)):
+        family = t.user_attrs.get("family", "")
+        if lies_in(search.study.spaces.get(family), t) and len(found.setdefault(family, [])) < 3: found[family].append(search.study.spaces[family].read(t.params))
+    return found
+
+def _with_workers(search: Search, devices: list[str], most: dict[str, int], until: float | None, population: int, least_gain: float, say: Callable[[str], None]) -> None:
+    "Searches in several processes, and takes over what they found."
+    study = search.study
+    assert study is not None
+    search.data.save(study.folder / "data")
+    plan = {"most": most, "population": population, "least_gain": least_gain, "first": search.first, "timed": until is not None}
+    said = [-1]
+    def after() -> None:
+        if said[0] == (done := search.finished()): return
+        said[0] = done
+        say(f"{done} trials")
+        search.note(min((t.user_attrs.get("loss", math.inf) for t in study.trials()), default=math.inf))
+    budget = Budget(sum(most.values()), (study.seconds() + until - time.monotonic()) / 60 if until else 0.0)
+    run_workers(study, "mlops_workbench.tune.search:work_table", budget, devices, since=datetime.now(), after=after, plan=plan)
+    search.load()
 
 def fit_model(
     frame: pl.DataFrame,              # training rows, all with a target
@@ -128,37 +191,54 @@ def fit_model(
     families: Sequence[str] = FAMILIES,  # what to try: 'network', 'trees', 'linear'
     device: str = "auto",             # for the networks: 'auto', 'cpu', 'cuda', 'mps'
     ensemble: int = 5,                # members of the model, at most
+    sampler: str = "tpe",             # of the trials: 'tpe', 'gp', 'cmaes', 'qmc' or 'random'
+    goals: Goals | None = None,       # what counts, and within which limits; None: the validation loss
+    least_gain: float = 0.0,          # what the rest of a time must still promise, as a share of the lowest loss, for the search to go on; 0: it uses all of it
     seed: int = 0,                    # of everything drawn
-    journal: str | Path | None = None,   # the study's file, which makes it resumable; None: in memory
+    folder: str | Path | None = None, # the study's, which makes it resumable; None: in memory
+    store: str | Path | Store | None = None,   # where the study is copied to at each rung
     steps: Sequence[Step] | None = None, # what to train instead, as another fit recorded it
+    warm_start: str | Path | None = None,   # the folder of another study of the same task, whose best trials are tried first
+    workers: int | str = 1,           # processes that search; 'auto': one for each GPU. With one, a count repeats exactly
     progress: Callable[[float, float, str], None] | None = None,  # is called with (done, total, what is being done)
+    report: Callable[[float, float], Any] | None = None,   # is called with (trials done, the lowest validation loss), at each rung and after each trial
 ) -> Fit:
     "The model that the search found, and what it left."
     families = ["network" if f == "networks" else f for f in families]
     _checked(families, trials, seconds, steps)
-    place, begun = find_device(device), time.monotonic()
-    population = 8 if place == "cpu" else 32
-    deadline = begun + seconds if seconds and steps is None else None
-    plan = steps if steps is not None else plan_steps(trials, families, population=population) if not seconds else _timed(families, population, trials)
-    total, taken, trained = seconds if deadline else sum(s.trials for s in plan) if isinstance(plan, Sequence) else 0, 0, []
-    def say(text: str) -> None:
-        if progress: progress(min(time.monotonic() - begun, seconds) if deadline else taken, total, text)
+    places, begun = worker_devices(workers, device), time.monotonic()
+    place, timed = find_device(device) if len(places) == 1 else places[0], bool(seconds) and steps is None
     with quiet_optuna(), using_threads(threads()):
         data = tuning_data(frame, task)
-        search = Search(data, seed=seed, device=place, journal=Path(journal) if journal else None)
-        search.add("constant", fit_constant(data.fit, framing=task.framing, classes=len(task.classes)))
-        torch.set_num_threads(threads(1 + len(data.fit) * data.encoding.width // 2_000_000))   # more only wait for each other
-        say("linear model")
-        if "linear" in families:
-            search.add("linear", fit_linear(data.fit, data.valid, framing=task.framing, n_categories=data.features.n_categories, classes=len(task.classes)))
-        for step in plan:
-            if deadline and trained and time.monotonic() > deadline: break
-            trained.append(search.run(step, deadline=deadline, progress=say))
-            taken += step.trials
-            say(f"{taken} trials")
-        model, singles, weights = _conclude(search, ensemble)
-        loss = search.loss(mix([search.answers[k] for k in weights], list(weights.values())))
-        return Fit(model, singles, _leaderboard(search, weights), loss, data.valid_rows, describe_device(place), time.monotonic() - begun, trained)
+        notes = [why] if "trees" in families and (why := without_trees(data)) else []
+        if notes and not set(families) - {"trees"}: raise ParameterError(notes[0], where="families", remedy="add network or linear")
+        search = Search(data, families=families, folder=Path(folder) if folder else None, goals=goals, sampler=sampler, seed=seed, device=place, store=store)
+        if folder: (Path(folder) / "task.json").write_text(task.to_json())
+        if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
+        search.report = report or search.report
+        population = _size(search, place, timed) if "network" in families else 1
+        plan = {k: [s for s in steps if s.family == k] for k in search.kinds} if steps is not None else plan_steps(trials, search.kinds, population=population)
+        total = seconds if timed else sum(s.trials for many in plan.values() for s in many)
+        def say(text: str) -> None:
+            if progress: progress(min(time.monotonic() - begun, seconds) if timed else search.finished(), total, text)
+        try:
+            search.add("constant", fit_constant(data.fit, classes=len(task.classes), **data.aim))
+            say("linear model")
+            if "linear" in families: search.add("linear", fit_linear(data.fit, data.valid, n_categories=data.features.n_categories, classes=len(task.classes), **data.aim))
+            until = begun + 0.92 * seconds - 0.5 if timed else None     # choosing and fitting again take their time
+            take = Clock(search, until, trials=trials, population=population, least_gain=least_gain) if until else Plan(search, plan)
+            if search.kinds and len(places) > 1 and steps is None:
+                most = {k: sum(s.trials for s in many) for k, many in plan.items()} if not timed else {"": trials} if trials else {}
+                _with_workers(search, places, most, until, population, least_gain, say)
+            elif search.kinds: search.run(take, until=until, say=say)
+            say(f"{search.finished()} trials")
+            model, singles, weights, versus = _conclude(search, ensemble)
+            p = [search.answers[k] for k in weights]
+            metrics = search.measures([search.members[k] for k in weights], list(weights.values()), p)
+            found = Fit(model, singles, _leaderboard(search, weights), metrics.pop("loss"), data.valid_rows, describe_device(place), time.monotonic() - begun, search.trained, versus, metrics,
+                        Result(search.study) if search.study else None, getattr(take, "ended", ""), notes)
+        finally: search.close()
+    return found
 
 # %% ../../nbs/api/4_tune/04_study.ipynb #b737195e
 def score_table(
@@ -170,10 +250,10 @@ def score_table(
 ) -> pl.DataFrame:
     "Their predictions: row, fold, label, score, and score_network, score_trees, score_linear, score_constant as far as tried."
     task = fit.predictor.task
-    def column(name: str, p: np.ndarray) -> pl.Series:
-        return pl.Series(name, p, dtype=pl.Array(pl.Float64, len(task.classes)) if task.framing == "multiclass" else pl.Float64)
+    def column(name: str, p: np.ndarray, kind: type[pl.DataType] = pl.Float64) -> pl.Series:
+        return pl.Series(name, p, dtype=pl.Array(kind, p.shape[1]) if p.ndim == 2 else kind)
     scores = {"score": fit.predictor} | {f"score_{f}": fit.singles[f] for f in (*FAMILIES, "constant") if f in fit.singles}
-    start = pl.DataFrame({"row": rows.astype(np.int64), "fold": np.full(len(rows), fold, np.int64), "label": task.labels(frame)})
+    start = pl.DataFrame({"row": rows.astype(np.int64), "fold": np.full(len(rows), fold, np.int64), "label": column("label", labels := task.labels(frame), pl.Float64 if labels.dtype.kind == "f" else pl.Int64)})
     return start.with_columns(column(name, p.predict(frame)) for name, p in scores.items())
 
 def cross_fit(
@@ -181,7 +261,7 @@ def cross_fit(
     task: Task,            # what is predicted
     folds: np.ndarray,     # int64 [n]: the fold of each row; -1: takes no part
     *,
-    journal: str | Path | None = None,  # journal.log stands for journal-0/journal.log and so on, one for each fold; None: in memory
+    folder: str | Path | None = None,   # of the studies: fold-0, fold-1 and so on; None: in memory
     seconds: float = 0,    # the budget as a time, for all folds together
     progress: Callable[[float, float, str], None] | None = None,  # is called with (done, total, what is being done), over all folds
     **options: Any,        # of `fit_model`
@@ -192,8 +272,8 @@ def cross_fit(
     for i, k in enumerate(known):
         def say(done: float, total: float, text: str, i: int = i) -> None:
             if progress: progress(i + done / (total or 1), len(known), f"fold {i + 1} of {len(known)}: {text}")
-        path = Path(journal).with_name(f"{Path(journal).stem}-{k}") / "journal.log" if journal else None
+        path = Path(folder) / f"fold-{k}" if folder else None
         train, held = np.flatnonzero((folds >= 0) & (folds != k)), np.flatnonzero(folds == k)
-        fit = fit_model(frame[train], task, seconds=seconds / len(known), journal=path, progress=say, **options)
+        fit = fit_model(frame[train], task, seconds=seconds / len(known), folder=path, progress=say, **options)
         parts.append(score_table(fit, frame[held], rows=held, fold=int(k)))
     return pl.concat(parts, how="diagonal").sort("row")

@@ -6,7 +6,7 @@
 __all__ = ['project_name', 'default_gates', 'Plan', 'plan_project', 'packaged_jobs', 'check_fresh', 'write_project',
            'new_project', 'demo_settings', 'is_demo', 'new_demo', 'repository_settings']
 
-# %% ../../nbs/api/8_ui/00_project.ipynb #12d63d77
+# %% ../../nbs/api/8_ui/00_project.ipynb #da0fade1
 import dataclasses
 import re
 import shutil
@@ -19,6 +19,7 @@ from typing import Any
 from ..core.errors import InputError, NotFoundError
 from ..core.store import open_store
 from ..core.settings import DataSettings, ProjectSettings, Settings, TaskSettings, settings_text
+from ..jobs.page import give_id
 
 # %% ../../nbs/api/8_ui/00_project.ipynb #fefc83ae
 def project_name(
@@ -29,7 +30,7 @@ def project_name(
 
 # %% ../../nbs/api/8_ui/00_project.ipynb #02f89691
 def default_gates(
-    framing: str,               # binary, multiclass or regression
+    framing: str,               # of the task
     sensitive: Sequence[str],   # the sensitive columns
     *,
     mode: str = "warn",         # of the fairness gates: warn or block
@@ -39,7 +40,7 @@ def default_gates(
     rules = {"binary": "selection_rate_ratio({}) >= 0.8", "multiclass": "accuracy_difference({}) <= 0.1",
              "regression": f"mae_difference({{}}) <= {0.1 * spread:.3g}"}
     gates = {"skill": "skill >= 0, block"}
-    for column in sensitive:
+    for column in sensitive if framing in rules else ():
         name = "fairness_" + re.sub(r"\W+", "_", column).strip("_")
         while name in gates: name += "_"
         gates[name] = f"{rules[framing].format(column)}, {mode}"
@@ -87,7 +88,7 @@ def plan_project(
                         gates=default_gates(task.framing, task.sensitive, spread=spread))
     return Plan(settings, task, frame.height, frame.width, [*notes, *task.notes])
 
-# %% ../../nbs/api/8_ui/00_project.ipynb #1b313845
+# %% ../../nbs/api/8_ui/00_project.ipynb #6298de0e
 _README = """# {name}
 
 A project of mlops_workbench. `settings.ini` says where the data comes from, what is predicted and which gates a model must pass;
@@ -99,6 +100,7 @@ A project of mlops_workbench. `settings.ini` says where the data comes from, wha
     mlw models              # versions, and which is champion
     mlw serve               # answers over HTTP
     mlw lab                 # JupyterLab on this folder
+    mlw schedule pipeline --cron "0 4 * * *" --to cron      # or systemd, kubernetes, github, airflow
 """
 
 def packaged_jobs() -> list[Path]:
@@ -139,9 +141,9 @@ def write_project(
         made.chmod(0o755)
         (made / "settings.ini").write_text(settings_text(settings), encoding="utf-8")
         (made / "README.md").write_text(_README.format(name=settings.project.name), encoding="utf-8")
-        (made / ".gitignore").write_text("/store/\n.ipynb_checkpoints/\n", encoding="utf-8")
+        (made / ".gitignore").write_text("/store/\n/notebook-jobs/\n/schedules/*.log\n.ipynb_checkpoints/\n", encoding="utf-8")
         (made / settings.project.jobs).mkdir(parents=True)
-        for job in packaged_jobs(): shutil.copyfile(job, made / settings.project.jobs / job.name)
+        for job in packaged_jobs(): give_id(shutil.copyfile(job, made / settings.project.jobs / job.name))   # by which JupyterLab's Notebook Jobs know it
         if folder.exists():                # an empty folder, perhaps the one somebody stands in: filled, settings last
             for part in sorted(made.iterdir(), key=lambda p: p.name == "settings.ini"): part.rename(folder / part.name)
         else: made.rename(folder)

@@ -19,7 +19,7 @@ from ..core.settings import Settings
 from .looking import report_path
 from .terminal import cell, safe
 
-# %% ../../nbs/api/8_ui/03_running.ipynb #9ebedef6
+# %% ../../nbs/api/8_ui/03_running.ipynb #ac657ff1
 def result_line(
     store: Store,
     record: dict,   # a run's record, as `run_job` answers it
@@ -27,10 +27,14 @@ def result_line(
     "How the run ended: state, seconds, name, and where to read more."
     where = report_path(store, record)
     report = f"; report: {where}" if where else ""
+    if record.get("skipped") and record["status"] in ("queued", "running"): return f"{record['job']} is still {record['status']}, so nothing was started: run {record['id']}"
     if record.get("skipped"): return f"{record['job']} is unchanged and was not run again: run {record['id']} stands{report}"
+    attempt = f", attempt {record['attempt']}" if (record.get("attempt") or 1) > 1 else ""
+    restored = len([s for s in record.get("sections") or [] if s.get("state") == "restored"])
+    kept = f", {restored} of {len(record['sections'])} sections restored" if restored else ""
     state = record["status"] + (f" ({record['reason']})" if record.get("reason") else "")
     said = "".join(f"\n  {safe(line)}" for line in (record.get("message") or "").splitlines())
-    return f"{record['job']} {state} in {record.get('seconds') or 0:.1f} s: run {record['id']}{report}{said}"
+    return f"{record['job']} {state} in {record.get('seconds') or 0:.1f} s{attempt}{kept}: run {record['id']}{report}{said}"
 
 def step_line(
     record: dict,   # the record of a step of a pipeline
@@ -104,22 +108,22 @@ class Watch:
             if self.bar and time.monotonic() - begun > self.delay: self.bar.start()
             if self.bar and self.running: self.bar.update(self._task, section=self.running)
 
-# %% ../../nbs/api/8_ui/03_running.ipynb #670a9191
+# %% ../../nbs/api/8_ui/03_running.ipynb #72b08e41
 def run_watched(
     job: str,                          # a job's name, or the path of a notebook
     given: dict[str, Any] | list[str] | None = None,   # parameters: values by name, or texts of the form name=value
     *,
     settings: Settings | None = None,  # of the project here
-    force: bool = False,               # also if nothing has changed
-    timeout: float | None = None,      # seconds
     say: Callable[[str], Any] | None = None,   # prints a line
+    **options,                         # further ones of `run_job`, such as `force` and `timeout`
 ) -> "tuple[dict[str, Any], Store]":
     "The record of the run, and the store that it is in."
     from mlops_workbench.core.runs import project_store
-    from mlops_workbench.jobs.execute import find_job, run_job
+    from mlops_workbench.jobs.execute import run_job
+    from mlops_workbench.jobs.find import find_job
     name, store = find_job(job, settings).stem, project_store(None, settings)
     with Watch(store, name, steps=name == "pipeline", say=say) as watch:
-        return run_job(job, given, settings=settings, force=force, timeout=timeout, progress=watch), store
+        return run_job(job, given, settings=settings, progress=watch, **options), store
 
 def step_rows(
     store: Store,
@@ -129,7 +133,9 @@ def step_rows(
     from mlops_workbench.core.runs import Runs
     runs = Runs(store)
     steps = [(o["ref"], o["version"]) for o in record["outputs"] if o["kind"] == "run" and o["version"] != record["id"]]
-    steps = steps or [(r["job"], r["id"]) for r in reversed(runs.list()) if r["parent"] == record["id"]]
+    if not steps:   # runs that were created while it went on, and name it
+        end = (record.get("ended") or datetime.now(UTC).isoformat())[:19].translate({45: None, 58: None, 84: "-"})
+        steps = [(r["job"], r["id"]) for i in reversed(runs.ids()) if record["id"][:15] <= i[:15] <= end and i != record["id"] and (r := runs.get(i))["parent"] == record["id"]]
     def row(job: str, run: str) -> dict[str, Any]:
         if not run: return {"step": job, "status": "not run", "seconds": None, "made": [], "run": ""}
         r = runs.get(run)
