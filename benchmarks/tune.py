@@ -35,7 +35,7 @@ def networks_alone() -> list[Row]:
 def one_at_a_time(params, rows, held, epochs: int, batch: int) -> float:
     "The same network in plain PyTorch: a sequence of linear layers, AdamW, a schedule, the loss after each epoch."
     torch.manual_seed(params.seed)
-    parts, width = [], rows.dense.shape[1]
+    parts, width = [], rows.kept.shape[1]
     for _ in range(params.layers):
         parts += [torch.nn.Linear(width, params.width), torch.nn.ReLU(), torch.nn.Dropout(params.dropout)]
         width = params.width
@@ -49,13 +49,13 @@ def one_at_a_time(params, rows, held, epochs: int, batch: int) -> float:
         order = torch.randperm(len(rows), device=rows.y.device)
         for i in range(0, len(rows) - batch + 1, batch):
             at = order[i:i + batch]
-            loss = F.binary_cross_entropy_with_logits(model(rows.dense[at])[:, 0], rows.y[at])
+            loss = F.binary_cross_entropy_with_logits(model(rows.kept[at])[:, 0], rows.y[at])
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             plan.step()
         model.eval()
-        with torch.no_grad(): best = min(best, F.binary_cross_entropy_with_logits(model(held.dense)[:, 0], held.y).item())
+        with torch.no_grad(): best = min(best, F.binary_cross_entropy_with_logits(model(held.kept)[:, 0], held.y).item())
     return best
 
 
@@ -68,7 +68,7 @@ def speed() -> list[Row]:
     optuna.logging.set_verbosity(optuna.logging.WARNING)
     train, _, task = tables.load("adult")
     data = tuning_data(train, task)
-    rows, held = (DeviceRows(part, data.encoding, framing="binary") for part in (data.fit, data.valid))
+    rows, held = (DeviceRows(part, data.encoding, framing="binary", bagged=False) for part in (data.fit, data.valid))
     found, epochs, batch = [], 2, 512
     def asked(study: optuna.Study, n: int, width: int) -> tuple[list, list]:
         trials = [study.ask() for _ in range(n)]

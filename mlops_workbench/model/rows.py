@@ -6,12 +6,13 @@
 __all__ = ['out_losses', 'DeviceRows', 'standard_of', 'share_of', 'start_of']
 
 # %% ../../nbs/api/2_model/02b_rows.ipynb #0d5012c9
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 
 import numpy as np
 import torch
 import torch.nn.functional as F
 
+from .bags import Bagger, Bags, entries_each
 from .bins import TargetBins, levels_of, read_bins, smoothed
 from .loss import best_constant, constant_loss, weighted_quantiles
 from .network import Encoding, InputLayer, Labelled, answer
@@ -56,9 +57,10 @@ class DeviceRows:
         scale: float = 1.0,    # of a regression's target
         bins: Mapping[int, TargetBins] | None = None,   # of a regression's target, by the number that trials ask for
         device: str = "cpu",   # where to
-        room: int = 100_000_000,  # numbers of the dense input that are kept at most
+        room: int = 100_000_000,  # numbers of the first layer's input that are kept at most
+        bagged: bool | None = None,   # whether that is bags; None: on a CPU, where a bag has less than a sixth of the numbers
     ):
-        self.framing, self.loss, self.input = framing, loss, InputLayer(encoding).to(device)
+        self.framing, self.loss, each = framing, loss, entries_each(encoding)
         self.quantiles = torch.tensor(quantiles, dtype=torch.float32, device=device)
         y = (rows.y - center) / scale if framing in ("regression", "quantiles") else rows.y
         self.y = torch.from_numpy(y.astype(np.int64 if framing == "multiclass" else np.float32)).to(device)
@@ -67,16 +69,19 @@ class DeviceRows:
         self.read = {k: [torch.from_numpy(a).to(device) for a in (b.edges, b.centers, levels)] for k, b in (bins or {}).items()}
         self.w = None if (rows.w == rows.w[0]).all() else torch.from_numpy((rows.w / rows.w.mean()).astype(np.float32)).to(device)
         self.columns = [torch.from_numpy(np.ascontiguousarray(a)).to(device) for a in (rows.x.num, rows.x.cat)]
-        self.dense = self.input.dense(*self.columns) if len(rows) * encoding.width <= room else None
+        if bagged is None: bagged = torch.device(device).type == "cpu" and 6 * each < encoding.width
+        self.input: Callable[..., torch.Tensor | Bags] = Bagger(encoding) if bagged else InputLayer(encoding).to(device).dense
+        self.kept = self.input(*self.columns) if len(rows) * (2 * each if bagged else encoding.width) <= room else None
 
     def __len__(self) -> int: return len(self.y)
 
     def inputs(
         self,
         rows: torch.Tensor | slice,  # row numbers, or a slice
-    ) -> torch.Tensor:               # float32 [rows, width]
+    ) -> torch.Tensor | Bags:        # float32 [rows, width], or the same as bags
         "The first layer's input for those rows."
-        return self.dense[rows] if self.dense is not None else self.input.dense(*(c[rows] for c in self.columns))
+        if self.kept is None: return self.input(*(c[rows] for c in self.columns))
+        return self.kept.take(rows) if isinstance(self.kept, Bags) else self.kept[rows]
 
     def _weighted(self, loss: torch.Tensor, rows: torch.Tensor | slice) -> torch.Tensor:
         return loss if self.w is None else loss * self.w[rows]

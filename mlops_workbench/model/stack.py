@@ -16,6 +16,7 @@ import torch
 
 from ..core.errors import ParameterError, nearest
 from .backbone import BACKBONES, draw, outputs, stack, unit_axes
+from .bags import BagProduct, Bags
 from .network import Encoding, waves
 
 # %% ../../nbs/api/2_model/02a_stack.ipynb #627731a6
@@ -90,7 +91,7 @@ class _ReluDrop(torch.autograd.Function):
         if mask is not None: on.mul_(mask)
         ctx.save_for_backward(on)
         ctx.layout = z.stride()
-        return z * on
+        return torch.mul(z, on, out=on.new_empty(on.shape))   # in the order in which the next layer's products want it
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
@@ -137,6 +138,7 @@ class Stack:
         self.weights = {k: v.to(device).requires_grad_() for k, v in w.items()}
         self.first, self.second, self.spare = ({k: torch.zeros_like(v, requires_grad=False) for k, v in self.weights.items()} for _ in range(3))
         self.t = torch.zeros(1, dtype=torch.int64, device=device)
+        self.product = BagProduct(encoding)
         self._vectors()
 
     @property
@@ -178,18 +180,22 @@ class Stack:
 
     def forward(
         self,
-        x: torch.Tensor,       # float32 [rows, width]
+        x: torch.Tensor | Bags,   # float32 [rows, width], or the same rows as bags
         *,
-        train: bool = False,   # whether dropout is on
-    ) -> torch.Tensor:         # float32 [N, rows, outputs] or [N, K, rows, outputs]
+        train: bool = False,      # whether dropout is on
+    ) -> torch.Tensor:            # float32 [N, rows, outputs] or [N, K, rows, outputs]
         "The outputs of all networks for these rows."
         w = self.weights
         D, N, H = w["w0"].shape
         flat = w["w0"].view(D, N * H)
-        z = (torch.mm(x, flat) if "s0" in w else torch.addmm(w["b0"].view(-1), x, flat)).view(-1, N, H).transpose(0, 1)
+        bias = None if "s0" in w else w["b0"].view(-1)
+        if isinstance(x, Bags): z = self.product(x, flat, bias)
+        else: z = torch.mm(x, flat) if bias is None else torch.addmm(bias, x, flat)
+        z = z.view(-1, N, H).transpose(0, 1)
         if self.periodic:
             at, parts = self.encoding.parts["bins"] + self.encoding.parts["values"], self.encoding.parts
-            z = z + torch.bmm(waves(x[:, at:at + parts["wholes"]], w["f"]), w["wf"])
+            wholes = x.rest[:, :parts["wholes"]] if isinstance(x, Bags) else x[:, at:at + parts["wholes"]]
+            z = z + torch.bmm(waves(wholes, w["f"]), w["wf"])
         return outputs(w, z, self._act, self.size) if train else outputs(w, z, size=self.size)
 
     def step(
@@ -213,7 +219,7 @@ class Stack:
                 m.lerp_(g, 1 - betas[0])
                 v.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
                 if k[0] in "wuv": w.mul_(1 - (rate * self.decay)[:n].view(shape))
-                torch.sqrt(v, out=s).add_(floor)
+                torch.add(v, 1e-30, out=s).sqrt_().add_(floor)   # the root of a denormal number takes twenty times as long
                 w.addcmul_(torch.div(m, s, out=s), size[:n].view(shape), value=-1)
             if self.seen is not None: self.weights["w0"].mul_(self.seen)
 
