@@ -8,9 +8,11 @@ __all__ = ['cpu_seconds', 'Forked', 'fork_kernel', 'DiedAtStart', 'ReadyClient',
 # %% ../../nbs/api/7_jobs/00e_forked.ipynb #37fdb1b3
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 from contextlib import suppress
@@ -129,7 +131,7 @@ class ReadyClient(AsyncKernelClient):
                     said = await self.iopub_channel.get_msg(timeout=1)
                     if said["parent_header"].get("msg_id") == asked: state = said["content"].get("execution_state", state)
                 return self._handle_kernel_info_reply(reply)
-            except (Empty, TimeoutError, ValueError): pass   # not signed by this kernel: another has its port
+            except (Empty, TimeoutError, ValueError): pass   # ValueError: not signed by this kernel, another has its port
             if not await self._async_is_alive(): raise DiedAtStart("it ended before it answered")
             if time.monotonic() > until: raise RuntimeError(f"Kernel didn't respond in {timeout:g} seconds")
 
@@ -153,6 +155,7 @@ class ForkedKernelManager(AsyncKernelManager):
         super().__init__(*args, **kwargs)
         self.client_factory = ReadyClient
         self.context.setsockopt(zmq.RECONNECT_IVL, 10)   # milliseconds between two tries to connect
+        self.folder: str | None = None   # of its sockets
 
     async def _async_finish_shutdown(self, waittime: float | None = None, pollinterval: float = 0.01, restart: bool = False) -> None:
         await super()._async_finish_shutdown(waittime, pollinterval, restart)
@@ -161,4 +164,16 @@ class ForkedKernelManager(AsyncKernelManager):
         "As ever, with another provisioner unless the kernel names its own."
         if self.provisioner is None and self.kernel_spec is not None and "kernel_provisioner" not in self.kernel_spec.metadata:
             self.provisioner = ForkingProvisioner(kernel_id=self.kernel_id or "", kernel_spec=self.kernel_spec, parent=self)
+            if self.kernel_spec.language == "python" and os.name == "posix" and len(os.fsencode(tempfile.gettempdir())) < 60: self._apart()   # a socket's path has at most 103 bytes
         return await super()._async_pre_start_kernel(**kwargs)
+
+    def _apart(self) -> None:
+        "Speaks to the kernel through sockets in a folder of its own."
+        self.folder = tempfile.mkdtemp(prefix="mlw-kernel-")
+        self.transport, self.ip = "ipc", f"{self.folder}/socket"
+
+    async def _async_cleanup_resources(self, restart: bool = False) -> None:
+        await super()._async_cleanup_resources(restart)
+        if self.folder and not restart: shutil.rmtree(self.folder, ignore_errors=True)
+
+    cleanup_resources = _async_cleanup_resources   # type: ignore[assignment]
