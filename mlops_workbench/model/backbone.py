@@ -73,7 +73,7 @@ def members(
     act: Act = plain,             # after each layer
 ) -> torch.Tensor:                # float32 [N, K, rows, outputs]
     "The outputs of K members that share their weights."
-    own = lambda h, l: h * w[f"s{l}"][:len(h), :, None] + w[f"b{l}"][:len(h), :, None]
+    own = lambda h, l: torch.addcmul(w[f"b{l}"][:len(h), :, None], h, w[f"s{l}"][:len(h), :, None])
     h, l = act(own(z[:, None], 0), 0), 1
     while f"w{l}" in w:
         n, K, rows, H = len(w[f"w{l}"]), *h.shape[1:]
