@@ -24,6 +24,7 @@ import polars as pl
 from ..assess.assessment import ASSESSED, Assessment, assess_predictions, assess_scores
 from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
+from ..assess.status_quo import present_decisions
 from ..core import show
 from ..core.errors import GateError, NotFoundError, WorkbenchError
 from ..core.runs import JobRun, Runs, file_version
@@ -253,7 +254,7 @@ def evidence(
         found = searched(run, tune_run)
         rows = found.frame[found.predictions["row"].to_numpy()]
         assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, settings=settings.assess,
-                                        weights=found.task.weights(rows) if found.task.weight else None, run=run.id)
+                                        weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), run=run.id)
     for r in assessment.performance.to_dicts(): run.metric(r["metric"], r["estimate"])
     for key, e in assessment.chosen.estimates.items():
         if "(" in key: run.metric(key, e.value)
@@ -273,7 +274,7 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
     return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
-                         gates=settings.gates, settings=settings.assess, run=run.id)
+                         gates=settings.gates, settings=settings.assess, present=present_decisions(task, frame), run=run.id)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
 def explanation(
