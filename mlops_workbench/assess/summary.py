@@ -77,5 +77,5 @@ def leading_columns(
 ) -> str:
     "Which columns move the answers most, in a sentence."
     top: list[dict[str, Any]] = ranked.head(most).to_dicts()
-    parts = [f"{r['feature']} ({show.interval(r['importance'], r['low'], r['high'])})" for r in top]
+    parts = [f"{r['column']} ({show.interval(r['importance'], r['low'], r['high'])})" for r in top]
     return f"Answers are moved most by {', '.join(parts)}, on average over the rows." if parts else "No column moves the answers."
