@@ -22,9 +22,11 @@ import numpy as np
 import polars as pl
 
 from ..assess.assessment import ASSESSED, Assessment, assess_predictions, assess_scores
+from ..assess.card import model_card, write_tables
 from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
 from ..assess.status_quo import present_decisions
+from ..assess.summary import summary, summary_html
 from ..core import show
 from ..core.errors import GateError, NotFoundError, WorkbenchError
 from ..core.runs import JobRun, Runs, file_version
@@ -334,13 +336,14 @@ def verdict(
     run: JobRun,                    # that assesses
     assessment: Assessment,         # from `evidence`
     found: Searched | None = None,  # from `evidence`
+    answers: dict[str, list[str]] | None = None,   # from `assess.summary.summary`
 ) -> show.Html:
-    "What was assessed, and what the gates say of the chosen policy, and of the unmitigated one, in words and as tables."
+    "What was assessed, the four answers, and what the gates say of the chosen policy, and of the unmitigated one, in words and as tables."
     tables, tone = assessment.tables(), "bad" if assessment.held_back else "good"
     said = [show.note(s, tone if s.startswith(("Chosen", "So the model")) else "") for s in assessment.reasons]
     gates = [t for name, t in tables.items() if name.startswith("gates")] or [show.note("The settings name no gate, so nothing could hold the model back.", "warn")]
     doubts = [*assessment.notes, *(g.sentence[:1].upper() + g.sentence[1:] for g in assessment.gates if g.answer != "pass" and not g.holds_back)]
-    return show.stack([show.note(subject(run, assessment, found)), *said, *(show.note(d, "warn") for d in doubts), *gates])
+    return show.stack([show.note(subject(run, assessment, found)), summary_html(answers or summary(assessment)), *said, *(show.note(d, "warn") for d in doubts), *gates])
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #cbcfdba3
 def leave_evidence(
@@ -348,13 +351,17 @@ def leave_evidence(
     assessment: Assessment,   # from `evidence`
     attributions: Attributions | None = None,   # from `explanation`
     importance: pl.DataFrame | None = None,     # of the columns
+    answers: dict[str, list[str]] | None = None,   # from `assess.summary.summary`
+    dataset: str = "",        # what it rests on, such as loans@3
 ) -> Path:
-    "The path of `assessment.json`, written with everything the report shows."
-    found = assessment.to_json()
+    "The path of `assessment.json`, written with everything the report shows; the tables as CSV and the model card lie beside it."
+    found = assessment.to_json() | {"summary": answers or summary(assessment)}
     if importance is not None: found["importance"] = importance.to_dicts()
     if attributions is not None: found["explained"] = {"rows": len(attributions.values), "link": attributions.link, "additivity_error": attributions.additivity_error}
     path = run.save_json("assessment.json", found)
     (run.folder / "policy.json").write_text(assessment.policy.to_json())
+    (run.folder / "model_card.md").write_text(model_card(assessment, dataset=dataset, answers=answers))
+    write_tables(assessment, run.folder / "tables")
     run.output("run", "assess", run.id)
     return path
 
