@@ -33,12 +33,22 @@ def project(folder, assess=""):
                                          f"[assess]\nbootstrap = 200\nexplain_rows = 10\n{assess}[gates]\nbetter = gain >= 0, block\n[wandb]\nmode = disabled\n")
 
 
-def test_the_present_decision_is_compared_with_and_not_learned_from(tmp_path):
-    project(tmp_path, "operating = precision >= 0.6, selection_rate <= 0.5\n")
-    for job in ("ingest", "tune", "assess"):
-        done = mlw(tmp_path, "run", job)
+@pytest.fixture(scope="module")
+def tuned(tmp_path_factory):
+    "A project whose model is tuned."
+    folder = tmp_path_factory.mktemp("project")
+    project(folder)
+    for job in ("ingest", "tune"):
+        done = mlw(folder, "run", job)
         assert done.returncode == 0, (done.stdout, done.stderr)
-    (folder,) = (tmp_path / "store" / "runs").glob("*-assess-*")
+    return folder
+
+
+def test_the_present_decision_is_compared_with_and_not_learned_from(tuned):
+    project(tuned, "operating = precision >= 0.6, selection_rate <= 0.5\n")
+    done = mlw(tuned, "run", "assess")
+    assert done.returncode == 0, (done.stdout, done.stderr)
+    folder = next((tuned / "store" / "runs").glob("*-assess-*"))
     found = json.loads((folder / "assessment.json").read_text())
     now = found["status_quo"]
     assert (now["n"], now["left_out"], now["column"]) == (380, 20, "clerk") and now["gain"]["low"] > 0
@@ -46,15 +56,14 @@ def test_the_present_decision_is_compared_with_and_not_learned_from(tmp_path):
     assert all(e["value"] is not None for e in found["operating_point"]["estimates"].values()) and found["operating_point"]["estimates"]["selection_rate"]["value"] <= 0.5
     report = (folder / "report.html").read_text()
     for said in ("what is done now", "Is it better, and what is that worth?", "Precision against recall", "The operating point"): assert said in report, said
-    task = json.loads((next((tmp_path / "store" / "runs").glob("*-tune-*")) / "task.json").read_text())
+    task = json.loads((next((tuned / "store" / "runs").glob("*-tune-*")) / "task.json").read_text())
     assert task["features"] == ["a", "b"] and task["excluded"]["clerk"] == "the present decision"
 
 
 @pytest.mark.parametrize("asked, said", [("precison >= 0.5", "precision"), ("recall >= 50", "give 0 to 1"), ("recall", "write, for example")])
-def test_a_condition_that_is_not_understood_stops_the_job_and_says_why(asked, said, tmp_path):
-    project(tmp_path, f"operating = {asked}\n")
-    for job in ("ingest", "tune"): assert mlw(tmp_path, "run", job).returncode == 0
-    done = mlw(tmp_path, "run", "assess")
+def test_a_condition_that_is_not_understood_stops_the_job_and_says_why(asked, said, tuned):
+    project(tuned, f"operating = {asked}\n")
+    done = mlw(tuned, "run", "assess")
     assert done.returncode != 0 and said in done.stdout + done.stderr, (done.stdout, done.stderr)
 
 
@@ -62,4 +71,4 @@ def test_a_status_quo_that_is_no_column_or_no_class_is_named():
     with pytest.raises(InputError, match="clerc"): frame_task(rows(), TaskSettings(target="good", status_quo="clerc"), name="demo")
     from mlops_workbench.assess.status_quo import present_decisions
     task = frame_task(rows(), TaskSettings(target="good", status_quo="clerk"), name="demo")
-    with pytest.raises(InputError, match="unknown label 'perhaps'.*clerk"): present_decisions(task, rows().with_columns(clerk=pl.lit("perhaps")))
+    with pytest.raises(InputError, match="(?s)unknown label .perhaps.*clerk"): present_decisions(task, rows().with_columns(clerk=pl.lit("perhaps")))

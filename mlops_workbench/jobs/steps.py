@@ -172,7 +172,7 @@ def trials_table(
         trained = f"{r['epochs']} epochs" if r.get("epochs") else f"{r['rounds']} rounds" if r.get("rounds") else ""
         set_to = ", ".join(f"{k} {show.number(v)}" for k, v in r.items() if k not in known and v is not None)
         return {"trial": r["trial"], "loss": r["loss"], "share in the model": f"{r['weight']:.0%}" if r["weight"] else "", "trained for": trained,
-                "what became of it": r["reason"] or r["state"], "parameters": show.folded("show", show.note(set_to)) if set_to else ""}
+                "what became of it": r.get("reason") or r["state"], "parameters": show.folded("show", show.note(set_to)) if set_to else ""}
     rows = [line(r) for r in fit.leaderboard.head(limit).to_dicts()]
     pictures = [fit.result.history(), fit.result.importance()] if fit.result else []
     return show.stack([*pictures, show.table(rows, caption=f"Trials, best first; losses on {len(fit.valid_rows):,} rows that took no part in training; {fit.seconds:.1f} s on {fit.device}"),
