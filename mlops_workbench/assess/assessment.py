@@ -173,7 +173,7 @@ def _detail_tables(a: Assessment) -> dict[str, show.Html]:
             out["confusion"] = show.table([{"label": r["label"], "decided": r["decided"], "n": r["n"], "share of the label": show.interval(r["share"], r["low"], r["high"])} for r in pairs.head(20).to_dicts()],
                                           caption="Which class is taken for which" + (f": the 20 most frequent of {len(pairs):,} pairs" if len(pairs) > 20 else ""))
     if now := a.chosen.status_quo:
-        out["status quo"] = show.table([{"": r["measure"], "now": r["now"], "this model": r["model"], "better by": show.interval(r["difference"], r["low"], r["high"])} for r in now.table.to_dicts()],
+        out["status quo"] = show.table([{"": r["measure"], "now": r["now"], "this model": r["model"], "difference": show.interval(r["difference"], r["low"], r["high"])} for r in now.table.to_dicts()],
                                        caption=f"Beside what is done now ({now.column}), on {now.n:,} rows")
     if isinstance(a.operating, OperatingPoint):
         found = {f"threshold keeping {', '.join(map(str, a.operating.conditions))}": show.number(a.operating.threshold)} | {k: show.interval(e.value, e.low, e.high) for k, e in a.operating.estimates.items()}

@@ -23,6 +23,7 @@ def worth_its_cost(
     if not others: return "There is no simpler model beside it."
     ends = lambda r: show.interval(r["difference"], r["difference_low"], r["difference_high"])
     for r in others:
+        if r["difference_low"] == r["difference_high"] == 0: return f"It is the {r['model']} model: nothing else has a part in it."
         if not r["difference_low"] > 0: return f"It is not worth its cost: the {r['model']} model loses {ends(r)} more, which may be nothing."
     nearest = min(others, key=lambda r: r["difference"])
     return f"It is worth its cost: every simpler model loses surely more, the nearest ({nearest['model']}) {ends(nearest)}."
