@@ -50,11 +50,13 @@ def markdown_table(
     return "\n".join(lines + ([f"\n… and {len(rows) - limit} more rows."] if len(rows) > limit else []))
 
 # %% ../../nbs/api/5_deploy/01_card.ipynb #b6a1616f
-_SECTIONS = {"performance": "Performance", "ladder": "Compared with simpler models", "calibration": "Calibration", "fairness": "By group",
+_SECTIONS = {"summary": "What is known of it", "performance": "Performance", "ladder": "Compared with simpler models", "calibration": "Calibration", "fairness": "By group",
              "candidates": "Decision rules that were considered", "gates": "Gates"}
 
 def _section(part: Any) -> str:
     "The tables of a part; where it is a mapping of several tables, each under its name."
+    if isinstance(part, dict) and part and all(isinstance(v, list) and all(isinstance(s, str) for s in v) for v in part.values()):
+        return "\n\n".join(f"**{_cell(q)}** {' '.join(map(_cell, said))}" for q, said in part.items())
     if not (isinstance(part, dict) and part and all(isinstance(v, dict) and any(isinstance(t, list) for t in v.values()) for v in part.values())):
         return markdown_table(part)
     texts = []

@@ -22,12 +22,12 @@ import numpy as np
 import polars as pl
 
 from ..assess.assessment import ASSESSED, Assessment, assess_predictions, assess_scores
-from ..assess.card import model_card, write_tables
 from ..assess.doubts import doubts_html, idle_columns, label_doubts, twins_across, without
 from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
 from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
+from ..assess.tables import write_tables
 from ..core import show
 from ..core.errors import GateError, NotFoundError, WorkbenchError
 from ..core.runs import JobRun, Runs, file_version
@@ -380,15 +380,13 @@ def leave_evidence(
     attributions: Attributions | None = None,   # from `explanation`
     importance: pl.DataFrame | None = None,     # of the columns
     answers: dict[str, list[str]] | None = None,   # from `assess.summary.summary`
-    dataset: str = "",        # what it rests on, such as loans@3
 ) -> Path:
-    "The path of `assessment.json`, written with everything the report shows; the tables as CSV and the model card lie beside it."
+    "The path of `assessment.json`, written with everything the report shows; the tables lie beside it as CSV."
     found = assessment.to_json() | {"summary": answers or summary(assessment)}
     if importance is not None: found["importance"] = importance.to_dicts()
     if attributions is not None: found["explained"] = {"rows": len(attributions.values), "link": attributions.link, "additivity_error": attributions.additivity_error}
     path = run.save_json("assessment.json", found)
     (run.folder / "policy.json").write_text(assessment.policy.to_json())
-    (run.folder / "model_card.md").write_text(model_card(assessment, dataset=dataset, answers=answers))
     write_tables(assessment, run.folder / "tables")
     run.output("run", "assess", run.id)
     return path
