@@ -95,7 +95,8 @@ class Audit:
     groups: dict[str, pl.DataFrame]       # column, or columns joined by ' & ' -> a row for each group
     disparities: dict[str, pl.DataFrame]  # the same -> a row for each disparity
     shrunken: dict[str, pl.DataFrame]     # the same -> a row for each group and rate
-    notes: list[str] = field(default_factory=list)   # what was odd
+    notes: list[str] = field(default_factory=list)   # what was odd in the table
+    doubts: list[str] = field(default_factory=list)  # what may be a mistake in how it was read
 
     @property
     def used(self) -> int:
@@ -106,7 +107,7 @@ class Audit:
         "Everything as plain values; frames as lists of rows."
         frames = {k: {c: t.to_dicts() for c, t in getattr(self, k).items()} for k in ("groups", "disparities", "shrunken")}
         return {"source": self.source, "sha256": self.digest, "rows": self.rows, "used": self.used, "left_out": self.left_out, "label": self.label, "rule": self.rule,
-                "confidence": self.confidence, "small": self.small, "everybody": self.everybody.to_dicts()[0], **frames, "notes": self.notes}
+                "confidence": self.confidence, "small": self.small, "everybody": self.everybody.to_dicts()[0], **frames, "notes": self.notes, "doubts": self.doubts}
 
 def _column(frame: pl.DataFrame, name: str, role: str, option: str, notes: list[str]) -> pl.Series:
     "The column; copies of it under the same name must say the same."
@@ -182,11 +183,10 @@ def audit(
     rest = {n: c.filter(pl.Series(keep)) for n, c in columns.items()}
     found = _named({n: c for n, c in rest.items()}, said)
     everybody = _table(y, d, np.repeat(EVERYBODY, len(y)), scores, small, confidence)
-    said += _doubts(y, d, everybody, rule)
     options: dict[str, Any] = {"small": small, "confidence": confidence, "replicates": replicates, "permutations": permutations, "seed": seed}
     return Audit(source, digest, len(keep), {k: n for k, n in left.items() if n}, f"{brief(label)} = {brief(positive)}", rule, scores is not None, confidence, small, everybody,
                  {n: _table(y, d, g, scores, small, confidence) for n, g in found.items()}, {n: disparities(y, d, g, **options) for n, g in found.items()},
-                 {n: shrunken(y, d, g, which=list(RATES), confidence=confidence) for n, g in found.items()}, said)
+                 {n: shrunken(y, d, g, which=list(RATES), confidence=confidence) for n, g in found.items()}, said, _doubts(y, d, everybody))
 
 def _check_rule(score: str, threshold: float | None, decision: str) -> None:
     "Either a threshold for a score, or a decision."
@@ -204,7 +204,7 @@ def _table(y: np.ndarray, d: np.ndarray, groups: np.ndarray, scores: np.ndarray 
     cells = [pl.Series(n, counts[:, i, j]) for n, i, j in (("tn", 0, 0), ("fp", 0, 1), ("fn", 1, 0), ("tp", 1, 1))]
     return table.select("group", "n", *cells, "small", pl.exclude("group", "n", "positives", "small"))
 
-def _doubts(y: np.ndarray, d: np.ndarray, everybody: pl.DataFrame, rule: str) -> list[str]:
+def _doubts(y: np.ndarray, d: np.ndarray, everybody: pl.DataFrame) -> list[str]:
     "What may be a mistake in how the table was read."
     found = [f"every row has the same {what}: rates that compare the two are empty" for what, x in (("label", y), ("decision", d)) if len(set(x.tolist())) < 2]
     if "auc" in everybody.columns and (a := everybody["auc"][0]) is not None and everybody["auc_high"][0] < 0.5:
@@ -290,6 +290,7 @@ def _method(a: Audit) -> show.Html:
              f"Disparities are those of fairlearn, over groups of at least {a.small} rows; intervals from bootstrap draws of the counts, widened to hold the estimate. They err on the side of showing a disparity.",
              "p: how often a disparity at least as large would be dealt by chance, if decisions did not depend on the group (selection rates), or not among people with the same label (the others).",
              "Shrunken rates: beta-binomial, by the method of moments. A guess that borrows from the other groups; it stands beside the raw rate, never in its place.",
+             *(f"In the table: {n}." for n in a.notes),
              "A disparity near zero says only that this harm, to these groups, measured so, was not found in this many people."]
     return show.Html("<ul>" + "".join(f"<li>{show.escape(line)}</li>" for line in lines) + "</ul>", "\n".join(lines))
 
@@ -312,7 +313,7 @@ def write_audit(
         if len(a.groups[column]) > 200: pieces.append(show.note(f"{len(a.groups[column]) - 200:,} smaller groups are not shown; the JSON has them."))
         parts[f"By {brief(column, 80)}"] = show.stack(pieces)
     facts = {"Table": brief(a.source, 100), "SHA-256": a.digest[:16], "Rows": f"{a.rows:,}", "Rows used": f"{a.used:,}", "Positive": a.label, "Decided positive": a.rule}
-    warned = [f"{n:,} rows were left out: {why}." for why, n in a.left_out.items()] + list(a.notes)
+    warned = [f"{n:,} rows were left out: {why}." for why, n in a.left_out.items()] + [d[0].upper() + d[1:] + ("" if d.endswith("?") else ".") for d in a.doubts]
     return html_page(parts | {"How it was computed": _method(a)}, out, title=f"Error rates by group: {brief(Path(a.source).name, 80)}", facts={k: v for k, v in facts.items() if v}, warnings=warned)
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #f2e137b3

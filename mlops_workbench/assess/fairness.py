@@ -386,7 +386,7 @@ def groups_figure(
             if r[rate] is None: continue
             ends = [[max(r[rate] - r[f"{prefix}low"], 0)], [max(r[f"{prefix}high"] - r[rate], 0)]]
             ax.errorbar(r[rate], i, xerr=ends, fmt="o", ms=6, lw=1.6, capsize=3, color=colour, mfc="white" if r["small"] else colour)
-        names = {"tpr": "true positive rate", "fpr": "false positive rate"}
+        names = {"tpr": "true positive rate", "fpr": "false positive rate", "fnr": "false negative rate"}
         ax.set(title=(table["metric"][0] if rate == "estimate" else names.get(rate, rate)).replace("_", " "), ylim=(len(rows) - 0.5, -0.5))
         if rate in RATES: ax.set(xlim=(-0.05, 1.05), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     axes[0][0].set_yticks(range(len(rows)))

@@ -401,7 +401,7 @@ def _say_audit(found: Any) -> None:
     from mlops_workbench.assess.audit import audit_sentences, audit_tables, brief
     say(f"{brief(found.source, 100)}: {found.rows:,} rows, {found.used:,} used.")
     for why, n in found.left_out.items(): say(f"  · {n:,} rows were left out: {why}")
-    for n in found.notes: say(f"  · {brief(n, 300)}")
+    for n in found.notes + found.doubts: say(f"  · {brief(n, 300)}")
     say(wrapped(f"Positive is {found.label}. Decided positive is {found.rule}. Rates are in per cent, with {100 * found.confidence:g} % intervals.", indent="", width=screen_width()))
     for column, tables in audit_tables(found).items():
         say(f"\nBy {brief(column, 80)}\n")
