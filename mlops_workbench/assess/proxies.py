@@ -60,7 +60,7 @@ def _together(x: np.ndarray, y: np.ndarray, fold: np.ndarray, texts: list[int], 
     settings: dict[str, Any] = {**told, "num_leaves": 15, "learning_rate": 0.08, "min_data_in_leaf": 20, "lambda_l2": 1.0, "verbosity": -1, "seed": seed, "deterministic": True, "force_row_wise": True}
     out = np.zeros((len(y), k))
     for f in range(int(fold.max()) + 1):
-        p = lgb.train(settings, lgb.Dataset(x[fold != f], y[fold != f], categorical_feature=texts), num_boost_round=80).predict(x[fold == f])
+        p = np.asarray(lgb.train(settings, lgb.Dataset(x[fold != f], y[fold != f], categorical_feature=texts), num_boost_round=80).predict(x[fold == f]))
         out[fold == f] = np.column_stack([1 - p, p]) if k == 2 else p
     return out
 
