@@ -102,6 +102,17 @@ def test_several_columns_and_their_intersection(tmp_path):
         assert r["fpr"] == pytest.approx(d[y == 0].mean()) and r["fdr"] == pytest.approx(1 - y[d].mean()) and r["fpr_low"] < r["fpr"] < r["fpr_high"]
 
 
+def test_each_group_against_a_reference(tmp_path):
+    done, folder = run(tmp_path, compas().with_columns(sex=pl.Series(["f", "m", "m"] * 2404 + ["f", "m"])), *AUDIT[:-2], "--group", "race,sex", "--reference", "Caucasian,m", "--json", "a.json")
+    assert done.returncode == 0, done.stderr
+    assert "FPR(race): 1.91 times" in done.stdout and "44.85 % against 23.45 %" in done.stdout     # ProPublica: nearly twice
+    found = json.loads((folder / "a.json").read_text())["against"]
+    assert {c: {r["reference"] for r in rows} for c, rows in found.items()} == {"race": {"Caucasian"}, "sex": {"m"}, "race & sex": {"Caucasian & m"}}
+    row = next(r for r in found["race"] if r["rate"] == "fpr" and r["group"] == "African-American")
+    assert row["ratio"] == pytest.approx((805 / 1795) / (349 / 1488)) and row["low"] < row["difference"] < row["high"] and row["p_value"] < 1e-10
+    is_one_block(run(tmp_path, compas(), *AUDIT, "--reference", "Caucasien")[0].stderr, "no column has the group 'Caucasien'", "did you mean 'Caucasian'?")
+
+
 def test_rows_that_are_left_out_are_counted_with_why(tmp_path):
     y, s = people()["y"].to_list(), people()["s"].to_list()
     frame = people(y=[None, None, None, *y[3:]], s=[None, *s[1:10], None, None, *s[12:]])

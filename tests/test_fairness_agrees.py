@@ -4,8 +4,9 @@ import pytest
 from fairlearn import metrics as fl
 
 from scipy.stats import fisher_exact, permutation_test
+from scipy.stats.contingency import relative_risk
 
-from mlops_workbench.assess.fairness import RATES, by_group, count_cells, cross, disparities, disparity_of, draw_counts, group_names, permutation_p
+from mlops_workbench.assess.fairness import RATES, against, by_group, count_cells, cross, disparities, disparity_of, draw_counts, group_names, permutation_p
 
 FAIRLEARN = {
     "selection_rate_ratio": fl.demographic_parity_ratio,
@@ -122,3 +123,14 @@ def test_the_p_values_of_exchangeable_groups_are_uniform(metric: str) -> None:
 def test_the_groups_of_ties_at_the_border_are_the_same_every_time() -> None:
     names = [f"n{i:03}" for i in range(80)] * 3 + ["often"] * 9
     assert len({tuple(group_names(names)) for _ in range(5)}) == 1 and {"often", "n000", "(other)"} <= set(group_names(names))
+
+
+def test_a_group_against_another_equals_scipy() -> None:
+    labels, decisions, group = people(8, 3)
+    for row in against(labels, decisions, group, reference="g1", which=["selection_rate", "fpr"]).to_dicts():
+        some = np.ones(len(labels), bool) if row["rate"] == "selection_rate" else labels == 0
+        (x, n), (y, m) = ((int(decisions[some & (group == g)].sum()), int((some & (group == g)).sum())) for g in (row["group"], "g1"))
+        theirs = relative_risk(x, n, y, m)
+        ends = theirs.confidence_interval(0.95)
+        assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == pytest.approx((theirs.relative_risk, ends.low, ends.high), abs=1e-9)
+        assert (row["p_value"], row["difference"]) == pytest.approx((fisher_exact([[x, n - x], [y, m - y]])[1], x / n - y / m)) and row["low"] <= row["difference"] <= row["high"]

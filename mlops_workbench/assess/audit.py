@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .fairness import MAX_GROUPS, RATES, by_group, count_cells, cross, describe_disparity, disparities, group_names, groups_figure, is_binned, shrunken
+from .fairness import MAX_GROUPS, RATES, against, by_group, count_cells, cross, describe_disparity, disparities, group_names, groups_figure, is_binned, shrunken
 from .report import html_page
 from ..core import show
 from ..core.errors import InputError, ParameterError, nearest
@@ -94,6 +94,7 @@ class Audit:
     everybody: pl.DataFrame               # one row: the rates of all rows
     groups: dict[str, pl.DataFrame]       # column, or columns joined by ' & ' -> a row for each group
     disparities: dict[str, pl.DataFrame]  # the same -> a row for each disparity
+    against: dict[str, pl.DataFrame]      # the same -> a row for each group and rate, compared with the reference
     shrunken: dict[str, pl.DataFrame]     # the same -> a row for each group and rate
     notes: list[str] = field(default_factory=list)   # what was odd in the table
     doubts: list[str] = field(default_factory=list)  # what may be a mistake in how it was read
@@ -105,7 +106,7 @@ class Audit:
 
     def to_json(self) -> dict[str, Any]:
         "Everything as plain values; frames as lists of rows."
-        frames = {k: {c: t.to_dicts() for c, t in getattr(self, k).items()} for k in ("groups", "disparities", "shrunken")}
+        frames = {k: {c: t.to_dicts() for c, t in getattr(self, k).items()} for k in ("groups", "disparities", "against", "shrunken")}
         return {"source": self.source, "sha256": self.digest, "rows": self.rows, "used": self.used, "left_out": self.left_out, "label": self.label, "rule": self.rule,
                 "confidence": self.confidence, "small": self.small, "everybody": self.everybody.to_dicts()[0], **frames, "notes": self.notes, "doubts": self.doubts}
 
@@ -150,6 +151,7 @@ def audit(
     decision: str = "",                 # column of decisions, instead of a threshold
     positive: str = "",                 # the positive label, of two words
     decided: str = "",                  # the positive decision, of two words; as the label by default
+    reference: Sequence[str] = (),      # groups that the others are compared with, one of a column; the largest by default
     small: int = 30,                    # groups with fewer rows are left out of disparities
     confidence: float = 0.95,           # of the intervals
     replicates: int = 1000,             # bootstrap draws
@@ -182,11 +184,28 @@ def audit(
     y, d, scores = y[keep], d[keep], None if scores is None else scores[keep]
     rest = {n: c.filter(pl.Series(keep)) for n, c in columns.items()}
     found = _named({n: c for n, c in rest.items()}, said)
+    compared = _references(found, reference)
     everybody = _table(y, d, np.repeat(EVERYBODY, len(y)), scores, small, confidence)
     options: dict[str, Any] = {"small": small, "confidence": confidence, "replicates": replicates, "permutations": permutations, "seed": seed}
     return Audit(source, digest, len(keep), {k: n for k, n in left.items() if n}, f"{brief(label)} = {brief(positive)}", rule, scores is not None, confidence, small, everybody,
                  {n: _table(y, d, g, scores, small, confidence) for n, g in found.items()}, {n: disparities(y, d, g, **options) for n, g in found.items()},
+                 {n: against(y, d, g, reference=compared[n], which=list(RATES), confidence=confidence) for n, g in found.items()},
                  {n: shrunken(y, d, g, which=list(RATES), confidence=confidence) for n, g in found.items()}, said, _doubts(y, d, everybody))
+
+def _references(groups: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, str]:
+    "The group of each column that the others are compared with; empty for the largest."
+    names = {c: set(np.unique(g).tolist()) for c, g in groups.items()}
+    split = [t for w in wanted for t in ([w] if any(w in n for n in names.values()) else [t.strip() for t in w.split(",") if t.strip()])]
+    found: dict[str, str] = {}
+    for w in split:
+        column = next((c for c, n in names.items() if w in n and c not in found), None)
+        if column is None: raise InputError(f"no column has the group {brief(w)!r}", where="--reference", remedy=nearest(w, [brief(g) for n in names.values() for g in n]))
+        found[column] = w
+    *own, last = list(names)
+    if own and last not in found and all(c in found for c in own):
+        both = str(cross(*(np.array([found[c]]) for c in own))[0])
+        if both in names[last]: found[last] = both
+    return {c: found.get(c, "") for c in names}
 
 def _check_rule(score: str, threshold: float | None, decision: str) -> None:
     "Either a threshold for a score, or a decision."
@@ -261,7 +280,10 @@ def audit_tables(
         drawn = a.shrunken[column].filter(pl.col("shrunken").is_not_null(), pl.col("rate").is_in(["selection_rate", "fpr", "fnr"]), pl.col("group").is_in(table.head(limit)["group"].to_list()))
         shrunk = [{"group": names[r["group"]], "rate": NAMES[r["rate"]], "of people": r["n"], "raw %": percent(r["raw"]), "shrunken %": percent(r["shrunken"], r["low"], r["high"]),
                    **({"small": "small" if r["group"] in scarce else ""} if few else {})} for r in drawn.to_dicts()]
-        out[column] = {"counts": first, "decisions": blocks[0], "errors": blocks[1], "trust": blocks[2], "disparities": gaps, "shrunken": shrunk}
+        side = a.against[column].filter(pl.col("rate").is_in(["selection_rate", "fpr", "fnr", "fdr"]), pl.col("group").is_in(table.head(limit)["group"].to_list()), pl.col("value").is_not_null())
+        compared = [{"group": names[r["group"]], "against": names[r["reference"]], "rate": NAMES[r["rate"]], "difference %": percent(r["difference"], r["low"], r["high"]),
+                     "ratio": show.interval(r["ratio"], r["ratio_low"], r["ratio_high"]), "p": p_text(r["p_value"])} for r in side.to_dicts()]
+        out[column] = {"counts": first, "decisions": blocks[0], "errors": blocks[1], "trust": blocks[2], "against": compared, "disparities": gaps, "shrunken": shrunk}
     return out
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #424d9646
@@ -269,17 +291,21 @@ def audit_sentences(
     a: Audit,
     column: str,   # a key of its groups
 ) -> list[str]:
-    "The selection rate ratio and the equalized odds difference in words."
+    "The selection rate ratio and the equalized odds difference in words, and the error rates that exceed the reference's most."
     names = _shown(a.groups[column]["group"].to_list(), 40)
     table = a.groups[column].with_columns(pl.col("group").replace_strict(names))
     rows = a.disparities[column].filter(pl.col("metric").is_in(["selection_rate_ratio", "equalized_odds_difference"])).to_dicts()
     def cut(row: dict[str, Any]) -> dict[str, Any]: return row | {k: names.get(row[k], "") for k in ("lowest", "highest")} | {"note": brief(row["note"], 300)}
     said = [describe_disparity(cut(r), table, column=brief(column), positive=f"positive ({a.rule})") for r in rows]
-    return [s + ("" if r["p_value"] is None else f" If groups were exchangeable, as much or more would be seen with p {'' if r['p_value'] < 0.001 else '= '}{p_text(r['p_value'])}.") for s, r in zip(said, rows)]
+    said = [s + ("" if r["p_value"] is None else f" If groups were exchangeable, as much or more would be seen with p {'' if r['p_value'] < 0.001 else '= '}{p_text(r['p_value'])}.") for s, r in zip(said, rows)]
+    told = a.against[column].filter(pl.col("rate").is_in(["fpr", "fnr"]), pl.col("ratio_low").is_not_null(), pl.col("group").is_in(a.groups[column].filter(~pl.col("small"))["group"].to_list()))
+    worst = [t.sort("ratio", descending=True).row(0, named=True) for (_,), t in told.group_by("rate", maintain_order=True)]
+    return said + [f"{NAMES[r['rate']]}({brief(column)}): {show.number(r['ratio'], 3)} times [{show.number(r['ratio_low'], 3)}, {show.number(r['ratio_high'], 3)}] as high for {names[r['group']]} as for "
+                   f"{names[r['reference']]}, {percent(r['value'])} % against {percent(r['value'] - r['difference'])} %." for r in worst if r["ratio"] > 1]
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #b3477728
 _TITLES = {"counts": "Counts", "decisions": "Who is positive, who is decided positive, how many are right (%)", "errors": "Errors among those whose label is positive or negative (%)",
-           "trust": "Errors among those decided positive or negative (%)", "disparities": "Disparities"}
+           "trust": "Errors among those decided positive or negative (%)", "against": "Each group against one", "disparities": "Disparities between the groups furthest apart"}
 
 def _method(a: Audit) -> show.Html:
     "How everything was computed."
@@ -289,6 +315,7 @@ def _method(a: Audit) -> show.Html:
              "those decided positive, the share whose label is positive, negative. NPV: of those decided negative, the share whose label is negative. A dash: there is nobody the rate could be of.",
              f"Disparities are those of fairlearn, over groups of at least {a.small} rows; intervals from bootstrap draws of the counts, widened to hold the estimate. They err on the side of showing a disparity.",
              "p: how often a disparity at least as large would be dealt by chance, if decisions did not depend on the group (selection rates), or not among people with the same label (the others).",
+             "Each group against one: Newcombe's interval for the difference, Katz's for the ratio, Fisher's exact p value, not adjusted for the number of comparisons.",
              "Shrunken rates: beta-binomial, by the method of moments. A guess that borrows from the other groups; it stands beside the raw rate, never in its place.",
              *(f"In the table: {n}." for n in a.notes),
              "A disparity near zero says only that this harm, to these groups, measured so, was not found in this many people."]

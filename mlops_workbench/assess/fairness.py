@@ -5,8 +5,8 @@
 # %% auto #0
 __all__ = ['MISSING', 'OTHER', 'MAX_GROUPS', 'MAX_VALUES', 'RATES', 'MAIN', 'DISPARITIES', 'is_binned', 'group_names',
            'group_codes', 'cross', 'count_cells', 'rate_parts', 'rates', 'by_group', 'beta_prior', 'shrink', 'shrunken',
-           'disparity_of', 'draw_counts', 'permuted_counts', 'permutation_p', 'disparities', 'describe_disparity',
-           'error_by_group', 'error_difference', 'groups_figure']
+           'disparity_of', 'draw_counts', 'permuted_counts', 'permutation_p', 'disparities', 'against',
+           'describe_disparity', 'error_by_group', 'error_difference', 'groups_figure']
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #f807a584
 from collections.abc import Sequence
@@ -72,7 +72,7 @@ def group_codes(
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #40652d57
 def cross(
-    *groups: np.ndarray,   # [n] groups of several columns
+    *groups: Any,   # [n] groups of several columns: arrays or lists
 ) -> np.ndarray:
     "The intersection each row belongs to, as text [n]."
     coded = [group_codes(g) for g in groups]
@@ -308,6 +308,39 @@ def _ends(names: list[str], counts: np.ndarray, metric: str) -> tuple[str, str]:
     kind, compared, _ = DISPARITIES[metric]
     worst = (min if kind == "ratio" else max)((rates(counts, r) for r in compared), key=lambda r: np.nan_to_num(_gap(r, kind), nan=1.0 if kind == "ratio" else 0.0))
     return names[int(np.nanargmin(worst))], names[int(np.nanargmax(worst))]
+
+# %% ../../nbs/api/3_assess/02_fairness.ipynb #51e40949
+def against(
+    labels: np.ndarray,         # [n] 1 positive, 0 negative
+    decisions: np.ndarray,      # [n] 1 positive, 0 negative
+    groups: np.ndarray,         # [n] text
+    *,
+    reference: str = "",        # the group the others are compared with; the largest when empty
+    which: Sequence[str] = MAIN,   # the rates, names in RATES
+    confidence: float = 0.95,   # of the intervals
+) -> pl.DataFrame:
+    "A row for each other group and rate: group, n (people the rate is of), rate, value, reference, difference and ratio with their ends, p_value."
+    from scipy.stats import fisher_exact
+    names, counts = count_cells(labels, decisions, groups)
+    at = names.index(reference) if reference in names else 0
+    if reference and reference not in names: raise InputError(f"there is no group {reference!r}", remedy=nearest(reference, names))
+    z, rows = z_of(confidence), []
+    for rate in which:
+        top, bottom = rate_parts(counts, rate)
+        low, high = wilson(top, bottom, confidence=confidence)
+        for i in (i for i in range(len(names)) if i != at):
+            row = {"group": names[i], "n": int(bottom[i]), "rate": rate, "reference": names[at]}
+            if bottom[i] and bottom[at]:
+                (x, n), (y, m) = (int(top[i]), int(bottom[i])), (int(top[at]), int(bottom[at]))
+                p, q = x / n, y / m
+                row |= {"value": p, "difference": p - q, "low": p - q - np.hypot(p - low[i], high[at] - q), "high": p - q + np.hypot(high[i] - p, q - low[at]),
+                        "p_value": fisher_exact([[x, n - x], [y, m - y]])[1], "ratio": p / q if y else None}
+                if x and y:
+                    half = z * np.sqrt(1 / x - 1 / n + 1 / y - 1 / m)
+                    row |= {"ratio_low": p / q * np.exp(-half), "ratio_high": p / q * np.exp(half)}
+            rows.append(row)
+    columns = ("value", "difference", "low", "high", "ratio", "ratio_low", "ratio_high", "p_value")
+    return pl.DataFrame(rows, schema={"group": pl.String, "n": pl.Int64, "rate": pl.String, "reference": pl.String} | dict.fromkeys(columns, pl.Float64))
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #48cff5a6
 def describe_disparity(

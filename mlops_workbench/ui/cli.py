@@ -347,15 +347,16 @@ def assess(
     group: Annotated[list[str], typer.Option(metavar="COLUMNS", help="By which groups, with commas between the columns; their intersections are assessed too.")] = [],  # noqa: B006
     positive: Annotated[str, typer.Option(metavar="VALUE", help="The positive label, where it is neither 1 nor true.")] = "",
     decided: Annotated[str, typer.Option(metavar="VALUE", help="The positive decision; the positive label by default.")] = "",
+    reference: Annotated[list[str], typer.Option(metavar="GROUPS", help="The group of each column that the others are compared with; the largest by default.")] = [],  # noqa: B006
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Write it as a page, .html.")] = "",
     json_file: Annotated[str, typer.Option("--json", metavar="FILE", help="Write it as JSON; - prints it.")] = "",
 ) -> int:
     "Assess a model on any labelled file, or audit a table of predictions."
-    told = {"--label": label, "--score": score, "--threshold": threshold is not None, "--decision": decision, "--group": group, "--positive": positive, "--decided": decided, "--out": out, "--json": json_file}
+    told = {"--label": label, "--score": score, "--threshold": threshold is not None, "--decision": decision, "--group": group, "--positive": positive, "--decided": decided, "--reference": reference, "--out": out, "--json": json_file}
     if predictions:
         if named := [o for o, v in {"--data": data, "--model": model, "--force": force}.items() if v]: raise ParameterError(f"{named[0]} is for a model of the project, --predictions for a table without one", where="mlw assess", remedy="leave one out")
         if not label: raise ParameterError("which column is the label?", where="--label", remedy="name the column of what came true")
-        return _audit(predictions, out, json_file, label=label, score=score, threshold=threshold, decision=decision, groups=list(group), positive=positive, decided=decided)
+        return _audit(predictions, out, json_file, label=label, score=score, threshold=threshold, decision=decision, groups=list(group), positive=positive, decided=decided, reference=list(reference))
     if named := [o for o, v in told.items() if v]: raise ParameterError(f"{named[0]} is for a table of predictions", where="mlw assess", remedy="add --predictions FILE")
     if not data: raise ParameterError("nothing to assess is named", where="mlw assess", remedy="--data FILE for a model of the project, --predictions FILE for a table of scores or decisions")
     from mlops_workbench.ui.looking import here, the_model
@@ -405,9 +406,10 @@ def _say_audit(found: Any) -> None:
     say(wrapped(f"Positive is {found.label}. Decided positive is {found.rule}. Rates are in per cent, with {100 * found.confidence:g} % intervals.", indent="", width=screen_width()))
     for column, tables in audit_tables(found).items():
         say(f"\nBy {brief(column, 80)}\n")
-        for title in ("counts", "decisions", "errors", "trust", "disparities"):
-            say_table(tables[title])
-            say()
+        for title in ("counts", "decisions", "errors", "trust", "against", "disparities"):
+            if tables[title]:
+                say_table(tables[title])
+                say()
         if (rest := len(found.groups[column]) - len(tables["counts"]) + 1) > 0: say(f"{rest:,} smaller groups are in the JSON.")
         if drawn := [{k: v for k, v in r.items() if k != "small"} for r in tables["shrunken"] if r.get("small")]:
             say_table(drawn, caption="small groups: rates drawn to the mean of all, beside the raw ones")
