@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVERYBODY', 'NAMES', 'BLOCKS', 'brief', 'positives', 'score_numbers', 'Audit', 'audit', 'percent', 'p_text',
-           'audit_tables', 'audit_sentences', 'write_audit', 'audit_file']
+           'reference_of', 'audit_tables', 'audit_sentences', 'write_audit', 'audit_file']
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #47a68981
 import math
@@ -242,7 +242,8 @@ def percent(
 ) -> str:
     "The share in per cent with its interval."
     if value is None: return "–"
-    return f"{100 * value:.2f}" + ("" if low is None or high is None else f" [{100 * low:.1f}, {100 * high:.1f}]")
+    def of(x: float, digits: int) -> str: return f"{round(100 * x, digits) + 0.0:.{digits}f}"   # no minus before a 0
+    return of(value, 2) + ("" if low is None or high is None else f" [{of(low, 1)}, {of(high, 1)}]")
 
 def p_text(
     p: float | None,   # a p value
@@ -257,6 +258,17 @@ def _shown(names: Sequence[str], most: int) -> dict[str, str]:
         cut = brief(n, most)
         found[n] = cut if cut not in found.values() else next(c for i in range(2, len(names) + 2) if (c := f"{cut} #{i}") not in found.values())
     return found
+
+def _times(r: Mapping[str, Any]) -> str:
+    "A ratio with its interval."
+    return "–" if r["ratio"] is None else f"{r['ratio']:.2f}" + ("" if r["ratio_low"] is None else f" [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}]")
+
+def reference_of(
+    a: Audit,
+    column: str,   # a key of its groups
+) -> str:
+    "The group that the others are compared with; empty where there is one group."
+    return next(iter(a.against[column]["reference"]), "")
 
 def audit_tables(
     a: Audit,
@@ -281,12 +293,16 @@ def audit_tables(
         shrunk = [{"group": names[r["group"]], "rate": NAMES[r["rate"]], "of people": r["n"], "raw %": percent(r["raw"]), "shrunken %": percent(r["shrunken"], r["low"], r["high"]),
                    **({"small": "small" if r["group"] in scarce else ""} if few else {})} for r in drawn.to_dicts()]
         side = a.against[column].filter(pl.col("rate").is_in(["selection_rate", "fpr", "fnr", "fdr"]), pl.col("group").is_in(table.head(limit)["group"].to_list()), pl.col("value").is_not_null())
-        compared = [{"group": names[r["group"]], "against": names[r["reference"]], "rate": NAMES[r["rate"]], "difference %": percent(r["difference"], r["low"], r["high"]),
-                     "ratio": show.interval(r["ratio"], r["ratio_low"], r["ratio_high"]), "p": p_text(r["p_value"])} for r in side.to_dicts()]
+        compared = [{"group": names[r["group"]], "rate": NAMES[r["rate"]], "difference %": percent(r["difference"], r["low"], r["high"]),
+                     "ratio": _times(r), "p": p_text(r["p_value"])} for r in side.to_dicts()]
         out[column] = {"counts": first, "decisions": blocks[0], "errors": blocks[1], "trust": blocks[2], "against": compared, "disparities": gaps, "shrunken": shrunk}
     return out
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #424d9646
+def _four_fifths(low: float, high: float) -> str:
+    "What the interval of a selection rate ratio says of the four-fifths rule."
+    return "It is below four fifths." if high < 0.8 else "It is not below four fifths." if low >= 0.8 else "Four fifths lie inside its interval."
+
 def audit_sentences(
     a: Audit,
     column: str,   # a key of its groups
@@ -297,15 +313,17 @@ def audit_sentences(
     rows = a.disparities[column].filter(pl.col("metric").is_in(["selection_rate_ratio", "equalized_odds_difference"])).to_dicts()
     def cut(row: dict[str, Any]) -> dict[str, Any]: return row | {k: names.get(row[k], "") for k in ("lowest", "highest")} | {"note": brief(row["note"], 300)}
     said = [describe_disparity(cut(r), table, column=brief(column), positive=f"positive ({a.rule})") for r in rows]
+    for i, r in enumerate(rows):
+        if r["metric"] == "selection_rate_ratio" and r["high"] is not None: said[i] += " " + _four_fifths(r["low"], r["high"])
     said = [s + ("" if r["p_value"] is None else f" If groups were exchangeable, as much or more would be seen with p {'' if r['p_value'] < 0.001 else '= '}{p_text(r['p_value'])}.") for s, r in zip(said, rows)]
     told = a.against[column].filter(pl.col("rate").is_in(["fpr", "fnr"]), pl.col("ratio_low").is_not_null(), pl.col("group").is_in(a.groups[column].filter(~pl.col("small"))["group"].to_list()))
     worst = [t.sort("ratio", descending=True).row(0, named=True) for (_,), t in told.group_by("rate", maintain_order=True)]
-    return said + [f"{NAMES[r['rate']]}({brief(column)}): {show.number(r['ratio'], 3)} times [{show.number(r['ratio_low'], 3)}, {show.number(r['ratio_high'], 3)}] as high for {names[r['group']]} as for "
+    return said + [f"{NAMES[r['rate']]}({brief(column)}): {r['ratio']:.2f} times [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}] as high for {names[r['group']]} as for "
                    f"{names[r['reference']]}, {percent(r['value'])} % against {percent(r['value'] - r['difference'])} %." for r in worst if r["ratio"] > 1]
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #b3477728
 _TITLES = {"counts": "Counts", "decisions": "Who is positive, who is decided positive, how many are right (%)", "errors": "Errors among those whose label is positive or negative (%)",
-           "trust": "Errors among those decided positive or negative (%)", "against": "Each group against one", "disparities": "Disparities between the groups furthest apart"}
+           "trust": "Errors among those decided positive or negative (%)", "against": "Each group against {}", "disparities": "Disparities between the groups furthest apart"}
 
 def _method(a: Audit) -> show.Html:
     "How everything was computed."
@@ -335,7 +353,7 @@ def write_audit(
     "The path of the page."
     parts, every = {}, audit_tables(a, most=200, limit=200)
     for column, tables in every.items():
-        pieces = [show.note(s) for s in audit_sentences(a, column)] + [_figure(a, column)] + [show.table(tables[k], caption=t) for k, t in _TITLES.items()]
+        pieces = [show.note(s) for s in audit_sentences(a, column)] + [_figure(a, column)] + [show.table(tables[k], caption=t.format(brief(reference_of(a, column)))) for k, t in _TITLES.items() if tables[k]]
         if tables["shrunken"]: pieces.append(show.folded("Small groups: shrunken rates beside the raw ones", show.table(tables["shrunken"], limit=600)))
         if len(a.groups[column]) > 200: pieces.append(show.note(f"{len(a.groups[column]) - 200:,} smaller groups are not shown; the JSON has them."))
         parts[f"By {brief(column, 80)}"] = show.stack(pieces)

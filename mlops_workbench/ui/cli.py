@@ -399,7 +399,7 @@ def _audit(file: str, out: str, json_file: str, *, groups: list[str], **options:
 
 def _say_audit(found: Any) -> None:
     "The tables, and what a reader must know about them."
-    from mlops_workbench.assess.audit import audit_sentences, audit_tables, brief
+    from mlops_workbench.assess.audit import audit_sentences, audit_tables, brief, reference_of
     say(f"{brief(found.source, 100)}: {found.rows:,} rows, {found.used:,} used.")
     for why, n in found.left_out.items(): say(f"  · {n:,} rows were left out: {why}")
     for n in found.notes + found.doubts: say(f"  · {brief(n, 300)}")
@@ -408,7 +408,7 @@ def _say_audit(found: Any) -> None:
         say(f"\nBy {brief(column, 80)}\n")
         for title in ("counts", "decisions", "errors", "trust", "against", "disparities"):
             if tables[title]:
-                say_table(tables[title])
+                say_table(tables[title], caption=f"each group against {brief(reference_of(found, column))}" if title == "against" else "")
                 say()
         if (rest := len(found.groups[column]) - len(tables["counts"]) + 1) > 0: say(f"{rest:,} smaller groups are in the JSON.")
         if drawn := [{k: v for k, v in r.items() if k != "small"} for r in tables["shrunken"] if r.get("small")]:
