@@ -217,6 +217,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'mlops_workbench/assess/fairness.py'),
                                                  'mlops_workbench.assess.fairness.error_difference': ( 'api/3_assess/fairness.html#error_difference',
                                                                                                        'mlops_workbench/assess/fairness.py'),
+                                                 'mlops_workbench.assess.fairness.fisher_p': ( 'api/3_assess/fairness.html#fisher_p',
+                                                                                               'mlops_workbench/assess/fairness.py'),
                                                  'mlops_workbench.assess.fairness.group_codes': ( 'api/3_assess/fairness.html#group_codes',
                                                                                                   'mlops_workbench/assess/fairness.py'),
                                                  'mlops_workbench.assess.fairness.group_names': ( 'api/3_assess/fairness.html#group_names',

@@ -6,7 +6,7 @@ from fairlearn import metrics as fl
 from scipy.stats import fisher_exact, permutation_test
 from scipy.stats.contingency import relative_risk
 
-from mlops_workbench.assess.fairness import RATES, against, by_group, count_cells, cross, disparities, disparity_of, draw_counts, group_names, permutation_p
+from mlops_workbench.assess.fairness import RATES, against, by_group, count_cells, cross, disparities, disparity_of, draw_counts, fisher_p, group_names, permutation_p
 
 FAIRLEARN = {
     "selection_rate_ratio": fl.demographic_parity_ratio,
@@ -103,9 +103,9 @@ def test_the_p_value_of_two_groups_is_that_of_scipys_permutations_of_the_rows() 
     counts = count_cells(labels, decisions, group)[1]
     first, second = decisions[group == "g0"], decisions[group == "g1"]
     theirs = permutation_test((first, second), lambda a, b, axis: np.abs(a.mean(axis) - b.mean(axis)), n_resamples=5000, alternative="greater", vectorized=True, rng=np.random.default_rng(1)).pvalue
-    assert permutation_p(counts, "selection_rate_difference", permutations=5000) == pytest.approx(theirs, abs=0.02)
+    assert permutation_p(counts, ["selection_rate_difference"], permutations=5000)["selection_rate_difference"] == pytest.approx(theirs, abs=0.02)
     exact = fisher_exact([[first.sum(), (1 - first).sum()], [second.sum(), (1 - second).sum()]])[1]
-    assert permutation_p(counts, "selection_rate_difference", permutations=20000) == pytest.approx(exact, abs=0.02)
+    assert permutation_p(counts, ["selection_rate_difference"], permutations=20000)["selection_rate_difference"] == pytest.approx(exact, abs=0.02)
 
 
 @pytest.mark.parametrize("metric", FAIRLEARN)
@@ -116,7 +116,7 @@ def test_the_p_values_of_exchangeable_groups_are_uniform(metric: str) -> None:
         labels = rng.integers(0, 2, 600)
         decisions = (rng.random(600) < 0.3 + 0.4 * labels).astype(int)   # by the label, never by the group
         group = rng.choice(list("abcde"), 600, p=[0.4, 0.3, 0.15, 0.1, 0.05])
-        found.append(permutation_p(count_cells(labels, decisions, group)[1], metric, permutations=199, seed=seed))
+        found.append(permutation_p(count_cells(labels, decisions, group)[1], [metric], permutations=199, seed=seed)[metric])
     assert 0.005 <= np.mean(np.array(found) <= 0.05) <= 0.1 and np.mean(found) == pytest.approx(0.5, abs=0.07)
 
 
@@ -134,3 +134,21 @@ def test_a_group_against_another_equals_scipy() -> None:
         ends = theirs.confidence_interval(0.95)
         assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == pytest.approx((theirs.relative_risk, ends.low, ends.high), abs=1e-9)
         assert (row["p_value"], row["difference"]) == pytest.approx((fisher_exact([[x, n - x], [y, m - y]])[1], x / n - y / m)) and row["low"] <= row["difference"] <= row["high"]
+
+
+def test_fishers_p_value_equals_scipys_for_tables_of_every_size() -> None:
+    rng = np.random.default_rng(0)
+    for size in (3, 30, 300, 30_000):
+        for _ in range(60):
+            n, m = (int(v) for v in rng.integers(1, size + 1, 2))
+            share = rng.random()
+            x, y = int(rng.binomial(n, share)), int(rng.binomial(m, min(share * rng.uniform(0.9, 1.1), 1)))
+            assert fisher_p(x, n, y, m) == pytest.approx(fisher_exact([[x, n - x], [y, m - y]])[1], rel=1e-5, abs=1e-12)
+
+
+def test_permutations_in_pieces_are_the_same_test() -> None:
+    rng = np.random.default_rng(0)
+    group, labels = rng.integers(0, 600, 40_000), rng.integers(0, 2, 40_000)
+    decisions = (rng.random(40_000) < 0.4).astype(int)
+    found = permutation_p(count_cells(labels, decisions, group)[1], list(FAIRLEARN), permutations=2000)   # three pieces
+    assert all(0.0 < p <= 1.0 for p in found.values()) and found["selection_rate_difference"] > 0.01

@@ -131,14 +131,15 @@ def _group_columns(frame: pl.DataFrame, groups: Sequence[str], taken: Mapping[st
         if as_text(found[name]).is_null().all(): raise InputError(f"no row has a value in {brief(name)!r}", where="--group", remedy="name a column that says the group of some rows")
     return found
 
-def _named(columns: Mapping[str, pl.Series], notes: list[str]) -> dict[str, np.ndarray]:
+def _named(columns: Mapping[str, pl.Series], notes: list[str]) -> dict[str, pl.Series]:
     "The group of each row, by column and by all of them."
-    found = {}
+    found: dict[str, pl.Series] = {}
+    def coded(names: np.ndarray) -> pl.Series: return pl.Series("group", names.astype(object), dtype=pl.String).cast(pl.Categorical)   # looked at once
     for name, column in columns.items():
-        found[name] = group_names(column)
+        found[name] = coded(group_names(column))
         if is_binned(column): notes.append(f"{brief(name)} is a number with many values: its groups are ranges between quartiles")
         elif (k := as_text(column).n_unique()) > MAX_GROUPS: notes.append(f"{brief(name)} has {k:,} values: the {MAX_GROUPS - 1} most frequent are groups, the others are one")
-    return found | ({" & ".join(found): cross(*found.values())} if len(found) > 1 else {})
+    return found | ({" & ".join(found): coded(cross(*found.values()))} if len(found) > 1 else {})
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #e4cc147b
 def audit(
@@ -185,16 +186,16 @@ def audit(
     rest = {n: c.filter(pl.Series(keep)) for n, c in columns.items()}
     found = _named({n: c for n, c in rest.items()}, said)
     compared = _references(found, reference)
-    everybody = _table(y, d, np.repeat(EVERYBODY, len(y)), scores, small, confidence)
+    everybody = _table(y, d, pl.repeat(EVERYBODY, len(y), eager=True), scores, small, confidence)
     options: dict[str, Any] = {"small": small, "confidence": confidence, "replicates": replicates, "permutations": permutations, "seed": seed}
     return Audit(source, digest, len(keep), {k: n for k, n in left.items() if n}, f"{brief(label)} = {brief(positive)}", rule, scores is not None, confidence, small, everybody,
                  {n: _table(y, d, g, scores, small, confidence) for n, g in found.items()}, {n: disparities(y, d, g, **options) for n, g in found.items()},
                  {n: against(y, d, g, reference=compared[n], which=list(RATES), confidence=confidence) for n, g in found.items()},
                  {n: shrunken(y, d, g, which=list(RATES), confidence=confidence) for n, g in found.items()}, said, _doubts(y, d, everybody))
 
-def _references(groups: Mapping[str, np.ndarray], wanted: Sequence[str]) -> dict[str, str]:
+def _references(groups: Mapping[str, pl.Series], wanted: Sequence[str]) -> dict[str, str]:
     "The group of each column that the others are compared with; empty for the largest."
-    names = {c: set(np.unique(g).tolist()) for c, g in groups.items()}
+    names = {c: set(g.unique().to_list()) for c, g in groups.items()}
     split = [t for w in wanted for t in ([w] if any(w in n for n in names.values()) else [t.strip() for t in w.split(",") if t.strip()])]
     found: dict[str, str] = {}
     for w in split:
@@ -216,7 +217,7 @@ def _check_rule(score: str, threshold: float | None, decision: str) -> None:
     if threshold is not None and not score: raise ParameterError("a threshold needs a score", where="--threshold", remedy="add --score COLUMN")
     if threshold is not None and not math.isfinite(threshold): raise ParameterError(f"the threshold is {threshold}", where="--threshold", remedy="give a number")
 
-def _table(y: np.ndarray, d: np.ndarray, groups: np.ndarray, scores: np.ndarray | None, small: int, confidence: float) -> pl.DataFrame:
+def _table(y: np.ndarray, d: np.ndarray, groups: pl.Series, scores: np.ndarray | None, small: int, confidence: float) -> pl.DataFrame:
     "The rates by group, with the four counts they come from."
     table = by_group(y, d, groups, scores=scores, which=list(RATES), small=small, confidence=confidence)
     counts = count_cells(y, d, groups)[1]

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['MISSING', 'OTHER', 'MAX_GROUPS', 'MAX_VALUES', 'RATES', 'MAIN', 'DISPARITIES', 'is_binned', 'group_names',
            'group_codes', 'cross', 'count_cells', 'rate_parts', 'rates', 'by_group', 'beta_prior', 'shrink', 'shrunken',
-           'disparity_of', 'draw_counts', 'permuted_counts', 'permutation_p', 'disparities', 'against',
+           'disparity_of', 'draw_counts', 'permuted_counts', 'permutation_p', 'disparities', 'fisher_p', 'against',
            'describe_disparity', 'error_by_group', 'error_difference', 'groups_figure']
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #f807a584
@@ -57,7 +57,7 @@ def group_codes(
     groups: Any,   # [n] text: an array, a list or a Series
 ) -> tuple[list[str], np.ndarray]:   # and int64 [n]
     "The names of the groups, sorted, and the place of each row's group among them."
-    if isinstance(groups, pl.Series): text = as_text(groups).fill_null(MISSING)
+    if isinstance(groups, pl.Series): text = (groups if groups.dtype == pl.Categorical else as_text(groups)).fill_null(MISSING)
     else:
         x = np.asarray(groups)
         text = pl.Series(x).cast(pl.String) if x.dtype.kind in "iu" else pl.Series(x.astype(str).astype(object), dtype=pl.String)
@@ -86,7 +86,7 @@ def cross(
 def count_cells(
     labels: np.ndarray,      # [n] 1 positive, 0 negative
     decisions: np.ndarray,   # [n] 1 positive, 0 negative
-    groups: np.ndarray,      # [n] text
+    groups: Any,             # [n] text
 ) -> tuple[list[str], np.ndarray]:
     "The groups, largest first, and their counts [groups, label, decision]."
     if not len(labels) == len(decisions) == len(groups):
@@ -130,7 +130,7 @@ def rates(
 def by_group(
     labels: np.ndarray,                   # [n] 1 positive, 0 negative
     decisions: np.ndarray,                # [n] 1 positive, 0 negative
-    groups: np.ndarray,                   # [n] text
+    groups: Any,                          # [n] text
     *,
     scores: np.ndarray | None = None,     # [n] for the AUC by group
     which: Sequence[str] = MAIN,          # the rates, names in RATES
@@ -185,7 +185,7 @@ def shrink(
 def shrunken(
     labels: np.ndarray,           # [n] 1 positive, 0 negative
     decisions: np.ndarray,        # [n] 1 positive, 0 negative
-    groups: np.ndarray,           # [n] text
+    groups: Any,                  # [n] text
     *,
     which: Sequence[str] = MAIN,  # the rates, names in RATES
     confidence: float = 0.95,     # of the intervals
@@ -247,7 +247,7 @@ def permuted_counts(
     *,
     within_labels: bool,        # whether decisions are dealt to people with the same label, or to everybody
     permutations: int = 1000,   # draws
-    seed: int = 0,              # of the draws
+    seed: Any = 0,              # of the draws, or a Generator
 ) -> np.ndarray:
     "Draws [permutations, groups, label, decision] of the counts with the decisions dealt out again; for everybody, under label 0."
     people = counts if within_labels else np.stack([counts.sum(1), np.zeros_like(counts[:, 0])], axis=1)
@@ -257,24 +257,28 @@ def permuted_counts(
 
 def permutation_p(
     counts: np.ndarray,         # [groups, label, decision]
-    metric: str,                # a name in DISPARITIES
+    metrics: Sequence[str],     # names in DISPARITIES
     *,
     permutations: int = 1000,   # draws
     seed: int = 0,              # of the draws
-) -> float | None:
-    "The p value of the disparity if the groups were exchangeable; None where it is not known, or there are a billion people or more."
-    seen = finite(disparity_of(counts, metric))
-    if seen is None or counts.sum() >= 10**9: return None
-    kind, compared, _ = DISPARITIES[metric]
-    drawn = disparity_of(permuted_counts(counts, within_labels="selection_rate" not in compared, permutations=permutations, seed=seed), metric)
-    beyond = drawn <= seen + 1e-12 if kind == "ratio" else drawn >= seen - 1e-12
-    return (1 + int(beyond.sum())) / (1 + permutations)
+) -> dict[str, float | None]:
+    "The p value of each disparity if the groups were exchangeable; None where it is not known, or there are a billion people or more."
+    seen = {m: finite(disparity_of(counts, m)) for m in metrics}
+    beyond, chunk = dict.fromkeys(metrics, 1), max(1, 500_000 // max(len(counts), 1))   # the observed one counts
+    for within in (False, True):
+        rng, asked = np.random.default_rng(seed), [m for m in metrics if seen[m] is not None and ("selection_rate" in DISPARITIES[m][1]) != within]
+        for start in range(0, permutations if asked and counts.sum() < 10**9 else 0, chunk):
+            drawn = permuted_counts(counts, within_labels=within, permutations=min(chunk, permutations - start), seed=rng)
+            for m in asked:
+                sign = -1 if DISPARITIES[m][0] == "ratio" else 1
+                beyond[m] += int((sign * disparity_of(drawn, m) >= sign * float(seen[m] or 0) - 1e-12).sum())
+    return {m: None if seen[m] is None or counts.sum() >= 10**9 else beyond[m] / (1 + permutations) for m in metrics}
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #935fae27
 def disparities(
     labels: np.ndarray,                            # [n] 1 positive, 0 negative
     decisions: np.ndarray,                         # [n] 1 positive, 0 negative
-    groups: np.ndarray,                            # [n] text
+    groups: Any,                                   # [n] text
     *,
     metrics: Sequence[str] = tuple(DISPARITIES),   # which ones
     small: int = 30,                               # groups with fewer rows are left out
@@ -289,6 +293,7 @@ def disparities(
     left = [g for g, k in zip(names, keep) if not k]
     names, counts = [g for g, k in zip(names, keep) if k], counts[keep]
     drawn = draw_counts(counts, replicates=replicates, seed=seed) if len(names) > 1 else None
+    chance = permutation_p(counts, metrics, permutations=permutations, seed=seed) if permutations and len(names) > 1 else {}
     rows = []
     for metric in metrics:
         value = finite(disparity_of(counts, metric)) if len(names) > 1 else None
@@ -297,7 +302,7 @@ def disparities(
         if value is not None and low is not None and high is not None: low, high = min(float(low), value), max(float(high), value)
         note = "" if value is not None else f"fewer than two groups of at least {small} people have this rate"
         if left: note = "; ".join(p for p in (note, f"left out, fewer than {small} people: {', '.join(left)}") if p)
-        p = permutation_p(counts, metric, permutations=permutations, seed=seed) if permutations and value is not None else None
+        p = chance.get(metric)
         rows.append((metric, value, finite(low), finite(high), p, int(counts.sum()), *ends, len(names), len(left), DISPARITIES[metric][2], note))
     schema = {"metric": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_value": pl.Float64, "n": pl.Int64, "lowest": pl.String,
               "highest": pl.String, "groups": pl.Int64, "left_out": pl.Int64, "harm": pl.String, "note": pl.String}
@@ -310,17 +315,31 @@ def _ends(names: list[str], counts: np.ndarray, metric: str) -> tuple[str, str]:
     return names[int(np.nanargmin(worst))], names[int(np.nanargmax(worst))]
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #51e40949
+def fisher_p(
+    x: int,   # successes of the first
+    n: int,   # people of the first
+    y: int,   # successes of the second
+    m: int,   # people of the second
+) -> float:
+    "Fisher's exact p value, two-sided: the probability of all tables with these margins that are no likelier."
+    from scipy.special import gammaln
+    k, mean = x + y, (x + y) * n / (n + m)
+    reach = 12 * np.sqrt(mean * m * max(n + m - k, 0) / (n + m) / max(n + m - 1, 1)) + 10   # beyond it lies less than can be added
+    i = np.arange(max(0, k - m, int(min(x, mean - reach))), min(n, k, int(max(x, mean + reach)) + 1) + 1)
+    log = -(gammaln(i + 1) + gammaln(k - i + 1) + gammaln(n - i + 1) + gammaln(m - k + i + 1))
+    p = np.exp(log - log.max())
+    return min(float(p[p <= p[x - i[0]] * (1 + 1e-7)].sum() / p.sum()), 1.0)
+
 def against(
     labels: np.ndarray,         # [n] 1 positive, 0 negative
     decisions: np.ndarray,      # [n] 1 positive, 0 negative
-    groups: np.ndarray,         # [n] text
+    groups: Any,                # [n] text
     *,
     reference: str = "",        # the group the others are compared with; the largest when empty
     which: Sequence[str] = MAIN,   # the rates, names in RATES
     confidence: float = 0.95,   # of the intervals
 ) -> pl.DataFrame:
     "A row for each other group and rate: group, n (people the rate is of), rate, value, reference, difference and ratio with their ends, p_value."
-    from scipy.stats import fisher_exact
     names, counts = count_cells(labels, decisions, groups)
     at = names.index(reference) if reference in names else 0
     if reference and reference not in names: raise InputError(f"there is no group {reference!r}", remedy=nearest(reference, names))
@@ -334,7 +353,7 @@ def against(
                 (x, n), (y, m) = (int(top[i]), int(bottom[i])), (int(top[at]), int(bottom[at]))
                 p, q = x / n, y / m
                 row |= {"value": p, "difference": p - q, "low": p - q - np.hypot(p - low[i], high[at] - q), "high": p - q + np.hypot(high[i] - p, q - low[at]),
-                        "p_value": fisher_exact([[x, n - x], [y, m - y]])[1], "ratio": p / q if y else None}
+                        "p_value": fisher_p(x, n, y, m), "ratio": p / q if y else None}
                 if x and y:
                     half = z * np.sqrt(1 / x - 1 / n + 1 / y - 1 / m)
                     row |= {"ratio_low": p / q * np.exp(-half), "ratio_high": p / q * np.exp(half)}
@@ -368,7 +387,7 @@ def describe_disparity(
 def error_by_group(
     labels: np.ndarray,         # [n] class codes, or numbers
     answers: np.ndarray,        # [n] class codes decided, or numbers predicted
-    groups: np.ndarray,         # [n] text
+    groups: Any,                # [n] text
     framing: str,               # binary, multiclass or regression
     *,
     small: int = 30,            # groups with fewer rows are flagged
