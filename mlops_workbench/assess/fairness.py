@@ -298,6 +298,7 @@ def disparities(
     for metric in metrics:
         value = finite(disparity_of(counts, metric)) if len(names) > 1 else None
         low, high = (None, None) if value is None or drawn is None else interval(disparity_of(drawn, metric), confidence=confidence)
+        if value is not None and low is not None and high is not None and float(high - low) < 1e-12: low, high = _at_the_edge(counts, metric, confidence)
         ends = _ends(names, counts, metric) if value is not None else ("", "")
         if value is not None and low is not None and high is not None: low, high = min(float(low), value), max(float(high), value)
         note = "" if value is not None else f"fewer than two groups of at least {small} people have this rate"
@@ -307,6 +308,20 @@ def disparities(
     schema = {"metric": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_value": pl.Float64, "n": pl.Int64, "lowest": pl.String,
               "highest": pl.String, "groups": pl.Int64, "left_out": pl.Int64, "harm": pl.String, "note": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+def _at_the_edge(counts: np.ndarray, metric: str, confidence: float) -> tuple[float, float]:
+    "An interval where every rate is 0 or 1, so that every draw is alike: made of the groups' Wilson intervals, as Newcombe's."
+    kind, compared, _ = DISPARITIES[metric]
+    found = []
+    for rate in compared:
+        top, bottom = (part[rate_parts(counts, rate)[1] > 0] for part in rate_parts(counts, rate))
+        p, (low, high) = top / bottom, wilson(top, bottom, confidence=confidence)
+        if kind == "ratio": found.append((float(low.min() / high.max()), min(float(high[p.argmin()] / max(low[p.argmax()], 1e-12)), 1.0)))
+        else:
+            gap = p[:, None] - p
+            found.append((max(float((gap - np.hypot((p - low)[:, None], high - p)).max()), 0.0), min(float((gap + np.hypot((high - p)[:, None], p - low)).max()), 1.0)))
+    lows, highs = zip(*found)
+    return (min(lows), min(highs)) if kind == "ratio" else (max(lows), max(highs))
 
 def _ends(names: list[str], counts: np.ndarray, metric: str) -> tuple[str, str]:
     "The groups with the lowest and the highest rate, for the rate that differs most."
@@ -380,8 +395,9 @@ def describe_disparity(
         r = table.filter(group=group).row(0, named=True)
         return f"{r[rate]:.3f} [{r[rate + '_low']:.3f}, {r[rate + '_high']:.3f}] for {group} (n = {r['n']:,})"
     what = RATES[rate].replace("decided positive", f"decided {positive}") if positive else RATES[rate]
+    both = f"{said(row['lowest'])} and {said(row['highest'])}" if row["lowest"] != row["highest"] else f"the same in every group, {said(row['lowest'])}"
     tail = f" {row['note'][0].upper() + row['note'][1:]}." if row["note"] else ""
-    return f"{row['metric']}({column}) is {estimate}: the {what} is {said(row['lowest'])} and {said(row['highest'])}.{tail}"
+    return f"{row['metric']}({column}) is {estimate}: the {what} is {both}.{tail}"
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #21c5e891
 def error_by_group(
