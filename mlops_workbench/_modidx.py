@@ -75,6 +75,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlops_workbench/assess/audit.py'),
                                               'mlops_workbench.assess.audit._dashed': ( 'api/3_assess/audit.html#_dashed',
                                                                                         'mlops_workbench/assess/audit.py'),
+                                              'mlops_workbench.assess.audit._digest': ( 'api/3_assess/audit.html#_digest',
+                                                                                        'mlops_workbench/assess/audit.py'),
                                               'mlops_workbench.assess.audit._doubts': ( 'api/3_assess/audit.html#_doubts',
                                                                                         'mlops_workbench/assess/audit.py'),
                                               'mlops_workbench.assess.audit._figure': ( 'api/3_assess/audit.html#_figure',

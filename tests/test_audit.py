@@ -210,6 +210,7 @@ def test_odd_names_are_escaped_in_the_page_and_cut_in_the_terminal(tmp_path):
     page = (folder / "a.html").read_text()
     assert "<script" not in page and "<img src=x" not in page and "<b>label" not in page and "&lt;script&gt;" in page and "😀" in page
     assert len(page) < 1_000_000 and "x" * 1000 not in page
+    assert not re.findall(r"<script|@import|url\(|\bsrc=[\"'](?!data:)|<link[^>]+href=[\"'](?!data:)", page), "the page asks for nothing"
     found = json.loads((folder / "a.json").read_text())
     assert {r["group"] for r in found["groups"][column]} == set(ODD), "the JSON has the names in full"
     cut = [line.split("  ")[0] for line in done.stdout.split("\nBy ")[1].splitlines() if line.startswith("xxxx")]

