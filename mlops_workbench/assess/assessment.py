@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from .curves import by_class, confusion, precision_recall_figure, residuals, residuals_figure
 from .evidence import Evidence, Fairness, choose, gather, sensitive_groups, worth_of
 from .fairness import DISPARITIES, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
@@ -23,9 +24,10 @@ from .ladder import calibration, calibration_figure, compare, ladder_figure, roc
 from .means import constant_scores
 from .metrics import Estimate
 from .mitigate import UNMITIGATED, Candidate, Limit, candidates_figure, candidates_table, fit_policies
+from .operating import Condition, OperatingPoint, disagreements, operating_point, read_conditions
 from .value import value_curve, value_figure, value_table
 from ..core import show
-from ..core.errors import InputError, nearest
+from ..core.errors import InputError, SettingsError, nearest
 from ..core.settings import AssessSettings
 from ..model.framing import require_framing
 from ..model.policy import Policy
@@ -54,6 +56,8 @@ class Assessment:
     seed: int = 0
     run: str = ""                     # the run that made it
     notes: list[str] = field(default_factory=list)
+    operating: OperatingPoint | str | None = None   # the best threshold under the settings' conditions, or why there is none
+    differ: list[str] = field(default_factory=list) # where the loss and the value disagree, in sentences
 
     @property
     def reason(self) -> str:
@@ -139,6 +143,7 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
                                  for r in a.ladder.to_dicts()], caption="Beside simpler models: the loss, and how much more it is on the same rows"),
            "calibration": show.table([{"n": r["n"], "mean score": r["mean_score"], "observed": show.interval(r["observed"], r["low"], r["high"])}
                                       for r in a.calibration.to_dicts()], caption="Calibration, by bins of the score")}
+    out |= _detail_tables(a)
     if a.task.framing == "binary":
         worth = value_table(a.labels, {e.name: e.decisions for e in a.evidence}, worth_of(a.task), confidence=a.settings.confidence, seed=a.seed)
         out["value"] = show.table([{"decisions": r["decisions"], "value of 1,000": show.interval(r["per_1000"], r["low"], r["high"])}
@@ -150,6 +155,29 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
     if a.gates:
         if a.chosen_at: out["gates, unmitigated"] = answers_table(a.evidence[0].answers, caption=f"Gates: {a.evidence[0].name}")
         out["gates"] = answers_table(a.gates, caption=f"Gates: {a.chosen.name}")
+    return out
+
+def _detail_tables(a: Assessment) -> dict[str, show.Html]:
+    "Where the decisions err: by class or by range; what is done now beside them; the operating point."
+    out, ends = {}, lambda r, name: show.interval(r[name], r[f"{name}_low"], r[f"{name}_high"])
+    if a.task.framing == "regression":
+        out["residuals"] = show.table([{"from": r["from"], "to": r["to"], "n": r["n"], "mean residual": show.interval(r["residual"], r["low"], r["high"]), "mean absolute": r["mae"], "root mean square": r["rmse"]}
+                                       for r in residuals(a.labels, a.scores, confidence=a.settings.confidence).to_dicts()], caption="Residuals, label less prediction, by ranges of the prediction")
+    else:
+        each = by_class(a.labels, a.chosen.decisions, a.task.classes, confidence=a.settings.confidence)
+        if len(each) > 20: each = each.sort("recall", nulls_last=True)
+        out["classes"] = show.table([{"class": r["class"], "n": r["n"], "decided": r["decided"], "precision": ends(r, "precision"), "recall": ends(r, "recall")} for r in each.head(20).to_dicts()],
+                                    caption="By class" + (f": the 20 of {len(each):,} that are found least" if len(each) > 20 else ""))
+        if len(a.task.classes) > 2:
+            pairs = confusion(a.labels, a.chosen.decisions, a.task.classes, confidence=a.settings.confidence)
+            out["confusion"] = show.table([{"label": r["label"], "decided": r["decided"], "n": r["n"], "share of the label": show.interval(r["share"], r["low"], r["high"])} for r in pairs.head(20).to_dicts()],
+                                          caption="Which class is taken for which" + (f": the 20 most frequent of {len(pairs):,} pairs" if len(pairs) > 20 else ""))
+    if now := a.chosen.status_quo:
+        out["status quo"] = show.table([{"": r["measure"], "now": r["now"], "this model": r["model"], "difference": show.interval(r["difference"], r["low"], r["high"])} for r in now.table.to_dicts()],
+                                       caption=f"Beside what is done now ({now.column}), on {now.n:,} rows")
+    if isinstance(a.operating, OperatingPoint):
+        found = {f"threshold keeping {', '.join(map(str, a.operating.conditions))}": show.number(a.operating.threshold)} | {k: show.interval(e.value, e.low, e.high) for k, e in a.operating.estimates.items()}
+        out["operating point"] = show.table([{"": k, "on these rows": v} for k, v in found.items()], caption=f"The operating point: {a.operating.note}")
     return out
 
 def _fairness_tables(e: Evidence, columns: Sequence[str], tail: str) -> dict[str, show.Html]:
@@ -174,9 +202,12 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
         "calibration": (partial(calibration_figure, a.calibration), "Observed against predicted, by bins of the score, with intervals.")}
     if a.task.framing == "binary":
         out["roc"] = (partial(roc_figure, a.labels, {"this model": a.scores}), "The ROC curve of this model.")
+        out["precision and recall"] = (partial(precision_recall_figure, a.labels, {"this model": a.scores}), "Precision against recall of this model.")
         marks = {e.name: e.policy.threshold for e in a.evidence if e.policy.kind == "threshold"}
         curve = value_curve(a.labels, a.scores, worth_of(a.task))
         out["value"] = (partial(value_figure, curve, marks), "The value of 1,000 decisions at every threshold, with the candidates' thresholds.")
+    if a.task.framing == "regression":
+        out["residuals"] = (partial(residuals_figure, residuals(a.labels, a.scores, confidence=a.settings.confidence)), "The mean residual by range of the prediction, with intervals, and the mean absolute one.")
     panels = [(f, "") for f in a.fairness.values()]
     if a.chosen_at and a.limit_column: panels = [(a.evidence[0].fairness[a.limit_column], ", unmitigated"), *panels]
     for f, tail in panels:
@@ -189,10 +220,12 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #b5fbf8e4
 def _performance(a: Assessment) -> list[show.Html]:
     tables, pictures = a.tables(), a.pictures()
-    side = show.Html('<div style="display:flex;flex-wrap:wrap;gap:12px">' + "".join(pictures[t].markup for t in ("roc", "calibration") if t in pictures) + "</div>",
-                     "\n".join(repr(pictures[t]) for t in ("roc", "calibration") if t in pictures))
-    return [tables["performance"], tables["ladder"], side, show.folded("Calibration by bins, as a table", tables["calibration"]),
-            *(part["value"] for part in (tables, pictures) if "value" in part)]
+    drawn = [pictures[t] for t in ("roc", "precision and recall", "residuals", "calibration") if t in pictures]
+    side = show.Html('<div style="display:flex;flex-wrap:wrap;gap:12px">' + "".join(p.markup for p in drawn) + "</div>", "\n".join(map(repr, drawn)))
+    now = [show.note(a.chosen.status_quo.sentence), tables["status quo"]] if a.chosen.status_quo else []
+    least = [show.note(f"Of no use as asked: {a.operating}.", "warn")] if isinstance(a.operating, str) else [tables["operating point"]] if a.operating else []
+    return [tables["performance"], *now, tables["ladder"], *(show.note(s, "warn") for s in a.differ), side, *(tables[t] for t in ("classes", "confusion", "residuals") if t in tables),
+            show.folded("Calibration by bins, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *least]
 
 def _fairness(a: Assessment) -> list[show.Html]:
     if not a.fairness: return [show.note("No column is named as sensitive in the settings, so nothing was compared between groups.", "warn")]
@@ -232,6 +265,8 @@ def _json(a: Assessment) -> dict[str, Any]:
         "confidence": a.settings.confidence, "replicates": a.settings.bootstrap, "seed": a.seed, "chosen": a.chosen.name,
         "held_back": [x.gate for x in a.held_back], "reason": a.reason, "policy": json.loads(a.policy.to_json()), "notes": a.notes,
         "performance": a.performance, "ladder": a.ladder, "calibration": a.calibration, "estimates": a.chosen.estimates,
+        "status_quo": a.chosen.status_quo, "operating_point": a.operating, "loss_and_value_differ": a.differ,
+        **({"residuals": residuals(a.labels, a.scores)} if a.task.framing == "regression" else {"classes_found": by_class(a.labels, a.chosen.decisions, a.task.classes)}),
         "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
         "limit": None if a.limit is None else {"metric": a.limit.metric, "column": a.limit_column, "value": a.limit.value},
         "candidates": [c.to_json() | {"gates": e.answers} for c, e in zip(a.candidates, a.evidence)],
@@ -254,6 +289,19 @@ def _model_scores(predictions: pl.DataFrame, task: Task, weights: np.ndarray | N
         models = {"constant": constant_scores(predictions["label"].to_numpy(), **task.aim, classes=len(task.classes), weights=weights)} | models
     return models | {"this model": _array(predictions["score"])}
 
+def _conditions(task: Task, settings: AssessSettings) -> list[Condition]:
+    "What the settings ask of the operating point; an error where the task has none."
+    if settings.operating and task.framing != "binary":
+        raise SettingsError(f"an operating point is a threshold between two classes, and this task is {task.framing}", where="settings.ini, [assess] operating", remedy="leave it out")
+    return read_conditions(settings.operating)
+
+def _thresholds(task: Task, labels: np.ndarray, models: Mapping[str, np.ndarray], ladder: pl.DataFrame, conditions: list[Condition], options: dict[str, Any]) -> dict[str, Any]:
+    "Of a binary task the operating point, where conditions ask for one, and where loss and value disagree."
+    if task.framing != "binary": return {}
+    worth = worth_of(task)
+    point = operating_point(labels, models["this model"], worth, conditions=conditions, **options) if conditions else None
+    return {"operating": point, "differ": disagreements(labels, models, worth, ladder, **options)}
+
 def _array(column: pl.Series) -> np.ndarray:
     return np.array(column.to_list(), float) if column.dtype == pl.List else np.asarray(column.to_numpy(), float)
 
@@ -274,6 +322,7 @@ def assess_predictions(
     gates: Mapping[str, str] | None = None,   # name -> rule
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
+    present: np.ndarray | None = None,        # [n] what is decided now, from `present_decisions`
     small: int = 30,                          # groups with fewer rows are left out of differences
     seed: int | None = None,                  # of the draws; the task's when None
     run: str = "",                            # the run that asks
@@ -282,12 +331,13 @@ def assess_predictions(
     require_framing(task, ASSESSED, what="the assessment")
     _check(predictions, sensitive)
     settings, seed = settings or AssessSettings(), task.seed if seed is None else seed
+    conditions = _conditions(task, settings)
     groups = sensitive_groups(sensitive)
     rules = read_gates(gates or {}, framing=task.framing, columns=groups)
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     labels, models, notes = predictions["label"].to_numpy(), _model_scores(predictions, task, weights), []
     scores, folds = models["this model"], predictions["fold"].to_numpy() if "fold" in predictions.columns else np.full(len(predictions), -1)
-    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "small": small, **options}
+    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "small": small, **options}
     candidates, limit, column = [], None, ""
     if task.framing == "binary":
         limit, column, note = _limit_from(rules, list(groups))
@@ -301,9 +351,10 @@ def assess_predictions(
         decisions = scores if task.framing == "regression" else scores.argmax(1)
         evidence = [gather(task, labels, scores, groups, rules, name="this model", policy=policy, decisions=decisions, **given)]
     at, reasons = choose(evidence, {c.name: c for c in candidates})
-    return Assessment(task, _scheme(folds), len(labels), labels, scores, compare(labels, models, **task.aim, against="this model", weights=weights, **options),
+    ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
+    return Assessment(task, _scheme(folds), len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
-                      settings, seed, run, notes)
+                      settings, seed, run, notes, **_thresholds(task, labels, models, ladder, conditions, options))
 
 def _scheme(folds: np.ndarray) -> str:
     inside, out = len(set(folds[folds >= 0].tolist())), int((folds < 0).sum())
@@ -321,6 +372,7 @@ def assess_scores(
     gates: Mapping[str, str] | None = None,   # name -> rule
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
+    present: np.ndarray | None = None,        # [n] what is decided now, from `present_decisions`
     small: int = 30,                          # groups with fewer rows are left out of differences
     seed: int | None = None,                  # of the draws; the task's when None
     run: str = "",                            # the run that asks
@@ -331,6 +383,7 @@ def assess_scores(
     predictions = pl.DataFrame({"label": labels}).with_columns(score=pl.Series(scores))
     _check(predictions, sensitive)
     settings, seed, groups = settings or AssessSettings(), task.seed if seed is None else seed, sensitive_groups(sensitive)
+    conditions = _conditions(task, settings)
     rules = [g for g in read_gates(gates or {}, framing=task.framing) if g.metric != "price" and (not g.column or g.column in groups)]
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     models, labels = _model_scores(predictions, task, weights), predictions["label"].to_numpy()
@@ -342,10 +395,11 @@ def assess_scores(
     else: decisions = policy.decide(scores)
     price = Estimate(None, n=len(labels), note="no candidates were fitted")
     piece = gather(task, labels, scores, groups, rules, name="the deployed policy", policy=policy, decisions=decisions, price=price, weights=weights,
-                   small=small, **options)
+                   present=present, small=small, **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
     at, reasons = choose([piece])
-    return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores,
-                      compare(labels, models, **task.aim, against="this model", weights=weights, **options),
+    ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
+    return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run,
-                      notes=[f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [])
+                      notes=[f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [],
+                      **_thresholds(task, labels, models, ladder, conditions, options))

@@ -18,6 +18,7 @@ from .gates import Answer, Gate, held_back
 from .ladder import calibration, calibration_error
 from .metrics import Estimate, performance
 from .mitigate import UNMITIGATED, Candidate
+from .status_quo import StatusQuo, beside_status_quo
 from .value import mean_value
 from ..core import show
 from ..model.policy import Policy
@@ -42,6 +43,7 @@ class Evidence:
     fairness: dict[str, Fairness]    # by column
     estimates: dict[str, Estimate]   # everything a gate may ask for
     answers: list[Answer]            # of the gates
+    status_quo: StatusQuo | None = None   # these decisions beside the present ones
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #c1a0a6c5
 def sensitive_groups(
@@ -106,6 +108,7 @@ def gather(
     decisions: np.ndarray,               # [n]
     price: Estimate | None = None,       # against unmitigated
     constant: np.ndarray | None = None,  # scores of the constant model
+    present: np.ndarray | None = None,   # [n] what is decided now, from `present_decisions`
     weights: np.ndarray | None = None,   # [n] of the rows, for performance
     small: int = 30,                     # groups with fewer rows are left out of differences
     **options: Any,                      # confidence, replicates, seed
@@ -118,11 +121,13 @@ def gather(
     if task.framing == "binary":
         estimates["value"] = mean_value(labels, decisions, worth_of(task), **options)
         estimates["price"] = price or Estimate(0.0, 0.0, 0.0, len(labels), "these are the unmitigated decisions")
+    now = None if present is None else beside_status_quo(task, labels, decisions, present, worth_of(task), **options)
+    estimates["gain"] = now.gain if now else Estimate(None, n=len(labels), note="nothing is known of what is decided now")
     fairness = {}
     for column, g in groups.items():
         fairness[column], found = fairness_of(task, labels, decisions, g, column=column, scores=scores, small=small, **options)
         estimates |= found
-    return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates])
+    return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates], now)
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #d0cd6d0c
 def choose(

@@ -19,9 +19,9 @@ from ..core.errors import SettingsError, nearest
 
 # %% ../../nbs/api/3_assess/04_gates.ipynb #1aafe639
 OVERALL: dict[str, tuple[str, ...]] = {   # framing -> the metrics of the whole data that a gate may ask for
-    "binary": ("skill", "auc", "average_precision", "calibration_error", "value", "price", *METRICS["binary"]),
-    "multiclass": ("skill", "auc_ovr", "calibration_error", *METRICS["multiclass"]),
-    "regression": ("skill", *METRICS["regression"]),
+    "binary": ("skill", "auc", "average_precision", "calibration_error", "value", "price", "gain", *METRICS["binary"]),
+    "multiclass": ("skill", "auc_ovr", "calibration_error", "gain", *METRICS["multiclass"]),
+    "regression": ("skill", "gain", *METRICS["regression"]),
 }
 GROUPED: dict[str, tuple[str, ...]] = {   # framing -> the metrics by group
     "binary": (*DISPARITIES, "accuracy_difference"), "multiclass": ("accuracy_difference",), "regression": ("mae_difference",)}

@@ -24,11 +24,14 @@ def outcome_values(
     labels: np.ndarray,            # [n] 1 positive, 0 negative
     decisions: np.ndarray,         # [n] 1 positive, 0 negative
     value: Mapping[str, float],    # worth of one outcome: tp, fp, fn, tn
+    *,
+    amounts: np.ndarray | None = None,  # [n] that a row's worth is multiplied by
 ) -> np.ndarray:
     "The worth of each decision [n]."
     check_value(value)
     y, d = np.asarray(labels) == 1, np.asarray(decisions) == 1
-    return np.where(d, np.where(y, value["tp"], value["fp"]), np.where(y, value["fn"], value["tn"])).astype(float)
+    each = np.where(d, np.where(y, value["tp"], value["fp"]), np.where(y, value["fn"], value["tn"])).astype(float)
+    return each if amounts is None else each * np.asarray(amounts, float)
 
 def check_value(
     value: Mapping[str, float],    # worth of one outcome: tp, fp, fn, tn
@@ -47,13 +50,14 @@ def mean_value(
     value: Mapping[str, float],           # worth of one outcome: tp, fp, fn, tn
     *,
     against: np.ndarray | None = None,    # [n] other decisions, whose value is taken off
+    amounts: np.ndarray | None = None,    # [n] that a row's worth is multiplied by
     confidence: float = 0.95,             # of the interval
     replicates: int = 1000,               # bootstrap draws
     seed: int = 0,                        # of the draws
 ) -> Estimate:
     "The mean value of a decision, or how much more it is than that of the decisions `against`, with a paired interval."
-    each = outcome_values(labels, decisions, value)
-    if against is not None: each = each - outcome_values(labels, against, value)
+    each = outcome_values(labels, decisions, value, amounts=amounts)
+    if against is not None: each = each - outcome_values(labels, against, value, amounts=amounts)
     if len(each) == 0: return Estimate(None, note="no rows")
     low, high = interval(resample_means(each[:, None], replicates=replicates, seed=seed)[:, 0], confidence=confidence)
     return Estimate(float(each.mean()), float(low), float(high), len(each))

@@ -53,6 +53,7 @@ class TaskSettings:
     sensitive: list[str] = field(default_factory=list)  # columns to assess by group and, by default, not to train on
     exclude: list[str] = field(default_factory=list)    # further columns not to train on
     weight: str = ""           # a column of row weights
+    status_quo: str = ""       # a column with the present decision or prediction, which the model is compared with
     split: str = "stratified"  # stratified, group:COLUMN or time:COLUMN
     test_share: float = 0.2    # share of rows held out for the assessment, 0.01 to 0.5
     folds: int = 5             # parts for cross-fitting, 2 to 20
@@ -85,6 +86,7 @@ class AssessSettings:
     bootstrap: int = 1000      # replicates behind an interval
     confidence: float = 0.95   # of every interval, 0.5 to 0.999
     explain_rows: int = 200    # rows explained for the global picture
+    operating: list[str] = field(default_factory=list)   # what a useful threshold must keep, such as precision >= 0.6; binary tasks
 
 @dataclass
 class ServeSettings:

@@ -22,8 +22,11 @@ import numpy as np
 import polars as pl
 
 from ..assess.assessment import ASSESSED, Assessment, assess_predictions, assess_scores
+from ..assess.card import model_card, write_tables
 from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
+from ..assess.status_quo import present_decisions
+from ..assess.summary import summary, summary_html
 from ..core import show
 from ..core.errors import GateError, NotFoundError, WorkbenchError
 from ..core.runs import JobRun, Runs, file_version
@@ -169,7 +172,7 @@ def trials_table(
         trained = f"{r['epochs']} epochs" if r.get("epochs") else f"{r['rounds']} rounds" if r.get("rounds") else ""
         set_to = ", ".join(f"{k} {show.number(v)}" for k, v in r.items() if k not in known and v is not None)
         return {"trial": r["trial"], "loss": r["loss"], "share in the model": f"{r['weight']:.0%}" if r["weight"] else "", "trained for": trained,
-                "what became of it": r["reason"] or r["state"], "parameters": show.folded("show", show.note(set_to)) if set_to else ""}
+                "what became of it": r.get("reason") or r["state"], "parameters": show.folded("show", show.note(set_to)) if set_to else ""}
     rows = [line(r) for r in fit.leaderboard.head(limit).to_dicts()]
     pictures = [fit.result.history(), fit.result.importance()] if fit.result else []
     return show.stack([*pictures, show.table(rows, caption=f"Trials, best first; losses on {len(fit.valid_rows):,} rows that took no part in training; {fit.seconds:.1f} s on {fit.device}"),
@@ -253,7 +256,7 @@ def evidence(
         found = searched(run, tune_run)
         rows = found.frame[found.predictions["row"].to_numpy()]
         assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, settings=settings.assess,
-                                        weights=found.task.weights(rows) if found.task.weight else None, run=run.id)
+                                        weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), run=run.id)
     for r in assessment.performance.to_dicts(): run.metric(r["metric"], r["estimate"])
     for key, e in assessment.chosen.estimates.items():
         if "(" in key: run.metric(key, e.value)
@@ -273,7 +276,7 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
     return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
-                         gates=settings.gates, settings=settings.assess, run=run.id)
+                         gates=settings.gates, settings=settings.assess, present=present_decisions(task, frame), run=run.id)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
 def explanation(
@@ -333,13 +336,14 @@ def verdict(
     run: JobRun,                    # that assesses
     assessment: Assessment,         # from `evidence`
     found: Searched | None = None,  # from `evidence`
+    answers: dict[str, list[str]] | None = None,   # from `assess.summary.summary`
 ) -> show.Html:
-    "What was assessed, and what the gates say of the chosen policy, and of the unmitigated one, in words and as tables."
+    "What was assessed, the four answers, and what the gates say of the chosen policy, and of the unmitigated one, in words and as tables."
     tables, tone = assessment.tables(), "bad" if assessment.held_back else "good"
     said = [show.note(s, tone if s.startswith(("Chosen", "So the model")) else "") for s in assessment.reasons]
     gates = [t for name, t in tables.items() if name.startswith("gates")] or [show.note("The settings name no gate, so nothing could hold the model back.", "warn")]
     doubts = [*assessment.notes, *(g.sentence[:1].upper() + g.sentence[1:] for g in assessment.gates if g.answer != "pass" and not g.holds_back)]
-    return show.stack([show.note(subject(run, assessment, found)), *said, *(show.note(d, "warn") for d in doubts), *gates])
+    return show.stack([show.note(subject(run, assessment, found)), summary_html(answers or summary(assessment)), *said, *(show.note(d, "warn") for d in doubts), *gates])
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #cbcfdba3
 def leave_evidence(
@@ -347,13 +351,17 @@ def leave_evidence(
     assessment: Assessment,   # from `evidence`
     attributions: Attributions | None = None,   # from `explanation`
     importance: pl.DataFrame | None = None,     # of the columns
+    answers: dict[str, list[str]] | None = None,   # from `assess.summary.summary`
+    dataset: str = "",        # what it rests on, such as loans@3
 ) -> Path:
-    "The path of `assessment.json`, written with everything the report shows."
-    found = assessment.to_json()
+    "The path of `assessment.json`, written with everything the report shows; the tables as CSV and the model card lie beside it."
+    found = assessment.to_json() | {"summary": answers or summary(assessment)}
     if importance is not None: found["importance"] = importance.to_dicts()
     if attributions is not None: found["explained"] = {"rows": len(attributions.values), "link": attributions.link, "additivity_error": attributions.additivity_error}
     path = run.save_json("assessment.json", found)
     (run.folder / "policy.json").write_text(assessment.policy.to_json())
+    (run.folder / "model_card.md").write_text(model_card(assessment, dataset=dataset, answers=answers))
+    write_tables(assessment, run.folder / "tables")
     run.output("run", "assess", run.id)
     return path
 

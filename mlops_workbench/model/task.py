@@ -48,6 +48,7 @@ class Task:
     loss: str = ""                        # that is learned by; '': the framing's usual one
     quantiles: tuple[float, ...] = ()     # that are answered, of the loss 'quantile'
     class_weight: dict[str, float] = field(default_factory=dict)   # class -> weight in training; empty: 1 each
+    status_quo: str = ""                  # the column of the present decision or prediction, or ''
 
     @property
     def aim(self) -> dict[str, Any]:
@@ -162,6 +163,7 @@ def _excluded(frame: pl.DataFrame, columns: list[str], answers: pl.DataFrame, se
     "Every column that is not learned from, each with the first reason that fits; `answers` is what none may give away."
     why = dict.fromkeys(columns, "the target") | {c: "excluded by the settings" for c in settings.exclude}
     if settings.weight: why.setdefault(settings.weight, "the weight of the row")
+    if settings.status_quo: why.setdefault(settings.status_quo, "the present decision")
     kind, _, by = settings.split.partition(":")
     if by: why.setdefault(by, f"the {kind} of the split")
     if not settings.train_on_sensitive:
@@ -229,7 +231,7 @@ def frame_task(
     framing, columns = _target_columns(frame, settings)
     target = ", ".join(columns) if framing == "multilabel" else columns[-1]
     for role, names in (("the sensitive column", settings.sensitive), ("the excluded column", settings.exclude),
-                        ("the weight", [settings.weight]), ("the split's column", [settings.split.partition(":")[2]])):
+                        ("the weight", [settings.weight]), ("the present decision", [settings.status_quo]), ("the split's column", [settings.split.partition(":")[2]])):
         for c in names:
             if c: column_of(frame, c, role)
     for c in columns:
@@ -248,7 +250,7 @@ def frame_task(
         raise InputError("no column is left to learn from", where="; ".join(f"{c}: {why}" for c, why in list(excluded.items())[:10]), remedy="exclude fewer columns")
     value = {k: float(getattr(settings, f"value_{k}")) for k in ("tp", "fp", "fn", "tn")} if framing == "binary" else {}
     task = Task(name=name, target=target, framing=framing, classes=classes, features=features, sensitive=tuple(settings.sensitive),
-                excluded=excluded, weight=settings.weight, split=settings.split, value=value, seed=seed, derived=derived, notes=tuple(notes),
+                excluded=excluded, weight=settings.weight, status_quo=settings.status_quo, split=settings.split, value=value, seed=seed, derived=derived, notes=tuple(notes),
                 sentinels={c: tuple(map(float, v)) for c, v in (sentinels or {}).items() if c in features and frame[c].dtype.is_numeric()},
                 targets=tuple(columns) if framing == "multilabel" else (), levels=tuple(columns) if framing == "hierarchical" else (), separator=separator,
                 loss=aim["loss"], quantiles=aim["quantiles"])

@@ -213,7 +213,9 @@ def fit_model(
         notes = [why] if "trees" in families and (why := without_trees(data)) else []
         if notes and not set(families) - {"trees"}: raise ParameterError(notes[0], where="families", remedy="add network or linear")
         search = Search(data, families=families, folder=Path(folder) if folder else None, goals=goals, sampler=sampler, seed=seed, device=place, store=store)
-        if folder: (Path(folder) / "task.json").write_text(task.to_json())
+        if folder:
+            Path(folder).mkdir(parents=True, exist_ok=True)   # a linear model alone leaves no study
+            (Path(folder) / "task.json").write_text(task.to_json())
         if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
         search.report = report or search.report
         population = _size(search, place, timed) if "network" in families else 1
