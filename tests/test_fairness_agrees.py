@@ -3,13 +3,18 @@ import numpy as np
 import pytest
 from fairlearn import metrics as fl
 
-from mlops_workbench.assess.fairness import by_group, count_cells, disparities, disparity_of, draw_counts
+from scipy.stats import fisher_exact, permutation_test
+from scipy.stats.contingency import relative_risk
+
+from mlops_workbench.assess.fairness import RATES, against, by_group, count_cells, cross, disparities, disparity_of, draw_counts, fisher_p, group_names, permutation_p
 
 FAIRLEARN = {
     "selection_rate_ratio": fl.demographic_parity_ratio,
     "selection_rate_difference": fl.demographic_parity_difference,
     "equal_opportunity_difference": fl.equal_opportunity_difference,
     "equalized_odds_difference": fl.equalized_odds_difference,
+    "equal_opportunity_ratio": fl.equal_opportunity_ratio,
+    "equalized_odds_ratio": fl.equalized_odds_ratio,
 }
 
 
@@ -40,6 +45,23 @@ def test_rates_by_group_equal_metric_frame() -> None:
     for row in ours.iter_rows(named=True):
         for rate in ("n", "selection_rate", "tpr", "fpr"):
             assert row[rate] == pytest.approx(frame.loc[row["group"], rate], abs=1e-12)
+
+
+def test_every_rate_equals_fairlearn_or_scikit_learn_in_every_intersection() -> None:
+    labels, decisions, first = people(2, 4, 4000)
+    second = np.random.default_rng(1).choice(["x", "y & z", ""], 4000)
+    accuracy, precision = (lambda t, p: float((t == p).mean())), (lambda t, p: float(t[p == 1].mean()) if (p == 1).any() else float("nan"))
+    theirs = {"base_rate": lambda t, p: t.mean(), "selection_rate": fl.selection_rate, "tpr": fl.true_positive_rate, "fpr": fl.false_positive_rate, "fnr": fl.false_negative_rate,
+              "accuracy": accuracy, "precision": precision, "fdr": lambda t, p: 1 - precision(t, p), "npv": lambda t, p: float((t[p == 0] == 0).mean())}
+    assert set(theirs) == set(RATES)
+    second = group_names(second.tolist())
+    frame = fl.MetricFrame(metrics=theirs, y_true=labels, y_pred=decisions, sensitive_features={"a": first, "b": second}).by_group
+    ours = by_group(labels, decisions, cross(first, second), which=list(RATES))
+    assert len(ours) == 12
+    for (a, b), row in frame.iterrows():
+        name = f"{a} & ({b})" if " & " in b else f"{a} & {b}"
+        mine = ours.filter(group=name).row(0, named=True)
+        for rate in RATES: assert mine[rate] == pytest.approx(row[rate], abs=1e-12), (name, rate)
 
 
 @pytest.mark.parametrize("metric", FAIRLEARN)
@@ -73,3 +95,60 @@ def test_a_group_of_one_class_leaves_the_other_groups_comparable() -> None:
     row = disparities(labels, decisions, group, metrics=["equal_opportunity_difference"]).row(0, named=True)
     keep = group != "negatives"
     assert row["estimate"] == pytest.approx(fl.equal_opportunity_difference(labels[keep], decisions[keep], sensitive_features=group[keep]), abs=1e-12)
+
+
+def test_the_p_value_of_two_groups_is_that_of_scipys_permutations_of_the_rows() -> None:
+    labels, decisions, group = people(6, 2, 400)
+    decisions[group == "g0"] |= np.random.default_rng(0).random((group == "g0").sum()) < 0.12
+    counts = count_cells(labels, decisions, group)[1]
+    first, second = decisions[group == "g0"], decisions[group == "g1"]
+    theirs = permutation_test((first, second), lambda a, b, axis: np.abs(a.mean(axis) - b.mean(axis)), n_resamples=5000, alternative="greater", vectorized=True, rng=np.random.default_rng(1)).pvalue
+    assert permutation_p(counts, ["selection_rate_difference"], permutations=5000)["selection_rate_difference"] == pytest.approx(theirs, abs=0.02)
+    exact = fisher_exact([[first.sum(), (1 - first).sum()], [second.sum(), (1 - second).sum()]])[1]
+    assert permutation_p(counts, ["selection_rate_difference"], permutations=20000)["selection_rate_difference"] == pytest.approx(exact, abs=0.02)
+
+
+@pytest.mark.parametrize("metric", FAIRLEARN)
+def test_the_p_values_of_exchangeable_groups_are_uniform(metric: str) -> None:
+    found = []
+    for seed in range(200):
+        rng = np.random.default_rng(seed)
+        labels = rng.integers(0, 2, 600)
+        decisions = (rng.random(600) < 0.3 + 0.4 * labels).astype(int)   # by the label, never by the group
+        group = rng.choice(list("abcde"), 600, p=[0.4, 0.3, 0.15, 0.1, 0.05])
+        found.append(permutation_p(count_cells(labels, decisions, group)[1], [metric], permutations=199, seed=seed)[metric])
+    assert 0.005 <= np.mean(np.array(found) <= 0.05) <= 0.1 and np.mean(found) == pytest.approx(0.5, abs=0.07)
+
+
+def test_the_groups_of_ties_at_the_border_are_the_same_every_time() -> None:
+    names = [f"n{i:03}" for i in range(80)] * 3 + ["often"] * 9
+    assert len({tuple(group_names(names)) for _ in range(5)}) == 1 and {"often", "n000", "(other)"} <= set(group_names(names))
+
+
+def test_a_group_against_another_equals_scipy() -> None:
+    labels, decisions, group = people(8, 3)
+    for row in against(labels, decisions, group, reference="g1", which=["selection_rate", "fpr"]).to_dicts():
+        some = np.ones(len(labels), bool) if row["rate"] == "selection_rate" else labels == 0
+        (x, n), (y, m) = ((int(decisions[some & (group == g)].sum()), int((some & (group == g)).sum())) for g in (row["group"], "g1"))
+        theirs = relative_risk(x, n, y, m)
+        ends = theirs.confidence_interval(0.95)
+        assert (row["ratio"], row["ratio_low"], row["ratio_high"]) == pytest.approx((theirs.relative_risk, ends.low, ends.high), abs=1e-9)
+        assert (row["p_value"], row["difference"]) == pytest.approx((fisher_exact([[x, n - x], [y, m - y]])[1], x / n - y / m)) and row["low"] <= row["difference"] <= row["high"]
+
+
+def test_fishers_p_value_equals_scipys_for_tables_of_every_size() -> None:
+    rng = np.random.default_rng(0)
+    for size in (3, 30, 300, 30_000):
+        for _ in range(60):
+            n, m = (int(v) for v in rng.integers(1, size + 1, 2))
+            share = rng.random()
+            x, y = int(rng.binomial(n, share)), int(rng.binomial(m, min(share * rng.uniform(0.9, 1.1), 1)))
+            assert fisher_p(x, n, y, m) == pytest.approx(fisher_exact([[x, n - x], [y, m - y]])[1], rel=1e-5, abs=1e-12)
+
+
+def test_permutations_in_pieces_are_the_same_test() -> None:
+    rng = np.random.default_rng(0)
+    group, labels = rng.integers(0, 600, 40_000), rng.integers(0, 2, 40_000)
+    decisions = (rng.random(40_000) < 0.4).astype(int)
+    found = permutation_p(count_cells(labels, decisions, group)[1], list(FAIRLEARN), permutations=2000)   # three pieces
+    assert all(0.0 < p <= 1.0 for p in found.values()) and found["selection_rate_difference"] > 0.01

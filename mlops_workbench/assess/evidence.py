@@ -51,12 +51,12 @@ def sensitive_groups(
     *,
     most: int = 24,            # groups in an intersection at most
 ) -> dict[str, np.ndarray]:
-    "The groups [n] of each column, and of the intersection of the first two as `a & b`."
+    "The groups [n] of each column, and of the intersections of the first two as `a & b`, and of all."
     groups = {c: group_names(sensitive[c]) for c in sensitive.columns}
-    first = list(groups)[:2]
-    if len(first) == 2:
-        both = cross(*(groups[c] for c in first))
-        if len(np.unique(both)) <= most: groups[" & ".join(first)] = both
+    columns = list(groups)
+    for some in dict.fromkeys((tuple(columns[:2]), tuple(columns))):
+        crossed = cross(*(groups[c] for c in some)) if len(some) > 1 else None
+        if crossed is not None and len(np.unique(crossed)) <= most: groups[" & ".join(some)] = crossed
     return groups
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #0751e4aa

@@ -210,7 +210,11 @@ def _bare(head: str, delimiter: str) -> str:
     bare = re.sub(r'"[^"]*"', '""', head) if '"' in head else head
     return bare if delimiter == "\t" else bare.replace("\t", "")
 
-def read_layout(source: str) -> Layout:
+def read_layout(
+    source: str,            # path or URL
+    *,
+    again: bool = False,    # whether a name that occurs again is kept under another name; refused otherwise
+) -> Layout:
     "How the text of the file is laid out, from its first bytes."
     encoding = _encoding(source)
     head = ""
@@ -231,10 +235,19 @@ def read_layout(source: str) -> Layout:
         if not n:
             layout.columns[i] = next(c for k in itertools.count() if (c := f"column_{i + 1}" + "_" * k) not in layout.columns)
             layout.notes.append(f"column {i + 1} has no name: it is called {layout.columns[i]!r}")
+    if again: _rename_again(layout)
     check_columns(layout.columns, source)
     if any(re.fullmatch(r"[-+]?\d+(\.\d+)?", n) for n in names):
         layout.notes.append("the header has a number for a name: is the header line missing?")
     return layout
+
+def _rename_again(layout: Layout) -> None:
+    "Give a column whose name occurred before a name that says its place."
+    first: dict[str, int] = {}
+    for i, n in enumerate(layout.columns):
+        if first.setdefault(n, i) == i: continue
+        layout.columns[i] = f"{n} (column {i + 1})"
+        layout.notes.append(f"column {i + 1} has the name of column {first[n] + 1}, {n!r}: it is called {layout.columns[i]!r}")
 
 def check_columns(
     columns: Sequence[str],   # names of columns

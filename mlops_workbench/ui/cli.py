@@ -336,11 +336,29 @@ def serve(
 # %% ../../nbs/api/8_ui/05_cli.ipynb #ec472eb2
 @app.command()
 def assess(
-    data: Annotated[str, typer.Option(help="A labelled table.")],
+    data: Annotated[str, typer.Option(help="A labelled table, for a model of the project.")] = "",
     model: Model = "",
     force: Force = False,
+    predictions: Annotated[str, typer.Option("--predictions", metavar="FILE", help="Instead of a model: a table of labels, scores or decisions, and groups. No project is needed.")] = "",
+    label: Annotated[str, typer.Option(metavar="COLUMN", help="What came true, of two values.")] = "",
+    score: Annotated[str, typer.Option(metavar="COLUMN", help="A number; decided positive is score >= threshold.")] = "",
+    threshold: Annotated[float | None, typer.Option(metavar="NUMBER", help="Of the score.")] = None,
+    decision: Annotated[str, typer.Option(metavar="COLUMN", help="What was decided, of two values, instead of a threshold.")] = "",
+    group: Annotated[list[str], typer.Option(metavar="COLUMNS", help="By which groups, with commas between the columns; their intersections are assessed too.")] = [],  # noqa: B006
+    positive: Annotated[str, typer.Option(metavar="VALUE", help="The positive label, where it is neither 1 nor true.")] = "",
+    decided: Annotated[str, typer.Option(metavar="VALUE", help="The positive decision; the positive label by default.")] = "",
+    reference: Annotated[list[str], typer.Option(metavar="GROUPS", help="The group of each column that the others are compared with; the largest by default.")] = [],  # noqa: B006
+    out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Write it as a page, .html.")] = "",
+    json_file: Annotated[str, typer.Option("--json", metavar="FILE", help="Write it as JSON; - prints it.")] = "",
 ) -> int:
-    "Assess a model on any labelled file."
+    "Assess a model on any labelled file, or audit a table of predictions."
+    told = {"--label": label, "--score": score, "--threshold": threshold is not None, "--decision": decision, "--group": group, "--positive": positive, "--decided": decided, "--reference": reference, "--out": out, "--json": json_file}
+    if predictions:
+        if named := [o for o, v in {"--data": data, "--model": model, "--force": force}.items() if v]: raise ParameterError(f"{named[0]} is for a model of the project, --predictions for a table without one", where="mlw assess", remedy="leave one out")
+        if not label: raise ParameterError("which column is the label?", where="--label", remedy="name the column of what came true")
+        return _audit(predictions, out, json_file, label=label, score=score, threshold=threshold, decision=decision, groups=list(group), positive=positive, decided=decided, reference=list(reference))
+    if named := [o for o, v in told.items() if v]: raise ParameterError(f"{named[0]} is for a table of predictions", where="mlw assess", remedy="add --predictions FILE")
+    if not data: raise ParameterError("nothing to assess is named", where="mlw assess", remedy="--data FILE for a model of the project, --predictions FILE for a table of scores or decisions")
     from mlops_workbench.ui.looking import here, the_model
     settings, store = here()
     ref = the_model(store, settings, model)
@@ -358,6 +376,45 @@ def _say_evidence(store: Any) -> None:
     say_table([{"metric": r["metric"], "estimate": interval(r["estimate"], r["low"], r["high"]), "n": r["n"]} for r in found.get("performance", [])])
     for part in found.get("fairness", {}).values():
         for sentence in part["sentences"]: say(sentence)
+
+# %% ../../nbs/api/8_ui/05_cli.ipynb #395304e3
+def _audit(file: str, out: str, json_file: str, *, groups: list[str], **options: Any) -> int:
+    "Audit a table of predictions: tables on the terminal, and the files asked for."
+    from mlops_workbench.assess.audit import audit_file, write_audit
+    from mlops_workbench.core.store import json_bytes
+    if out and (Path(out).is_dir() or Path(out).suffix.lower() not in (".html", ".htm")): raise ParameterError(f"{out!r} names no page", where="--out", remedy="name a file that ends in .html")
+    found = audit_file(file, groups=groups, **options)
+    if json_file == "-": say_json(found.to_json())
+    else: _say_audit(found)
+    written = {}
+    try:
+        if out: written["page"] = write_audit(found, out)
+        if json_file and json_file != "-":
+            Path(json_file).parent.mkdir(parents=True, exist_ok=True)
+            Path(json_file).write_bytes(json_bytes(found.to_json()))
+            written["JSON"] = Path(json_file)
+    except OSError as e: raise InputError(f"cannot be written: {e.strerror}", where=str(e.filename or out), remedy="name a file in a folder that can be written") from None
+    for what, path in written.items(): say(f"{what}: {path}", err=json_file == "-")
+    return 0
+
+def _say_audit(found: Any) -> None:
+    "The tables, and what a reader must know about them."
+    from mlops_workbench.assess.audit import audit_sentences, audit_tables, brief, reference_of
+    say(f"{brief(found.source, 100)}: {found.rows:,} rows, {found.used:,} used.")
+    for why, n in found.left_out.items(): say(f"  · {n:,} rows were left out: {why}")
+    for n in found.notes + found.doubts: say(f"  · {brief(n, 300)}")
+    say(wrapped(f"Positive is {found.label}. Decided positive is {found.rule}. Rates are in per cent, with {100 * found.confidence:g} % intervals.", indent="", width=screen_width()))
+    for column, tables in audit_tables(found).items():
+        say(f"\nBy {brief(column, 80)}\n")
+        for title in ("counts", "decisions", "errors", "trust", "against", "disparities"):
+            if tables[title]:
+                say_table(tables[title], caption=f"each group against {brief(reference_of(found, column))}" if title == "against" else "")
+                say()
+        if (rest := len(found.groups[column]) - len(tables["counts"]) + 1) > 0: say(f"{rest:,} smaller groups are in the JSON.")
+        if drawn := [{k: v for k, v in r.items() if k != "small"} for r in tables["shrunken"] if r.get("small")]:
+            say_table(drawn, caption="small groups: rates drawn to the mean of all, beside the raw ones")
+            say()
+        for sentence in audit_sentences(found, column): say(wrapped(sentence, indent="", width=screen_width()))
 
 # %% ../../nbs/api/8_ui/05_cli.ipynb #b96485b3
 @app.command()
