@@ -4,14 +4,14 @@
 
 # %% auto #0
 __all__ = ['Predict', 'LINKS', 'log_odds', 'encode_table', 'shares', 'Game', 'Design', 'all_coalitions', 'exact_design',
-           'walk_design', 'gains']
+           'walk_design', 'Asked', 'asked', 'gains']
 
 # %% ../../nbs/api/3_assess/03_coalitions.ipynb #895558e4
 import copy
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import polars as pl
@@ -269,6 +269,37 @@ def walk_design(
     return Design(inside, weight.toarray() if weight.size * 4 > m * (q + 2) else weight, False)
 
 # %% ../../nbs/api/3_assess/03_coalitions.ipynb #4a425cab
+class Asked(NamedTuple):
+    "Some pairs of a row and a background row, and what came of them."
+    row: np.ndarray       # int [P]
+    behind: np.ndarray    # int [P]: the background row
+    players: np.ndarray   # int [P, m]: those that differ, in the pair's own order
+    values: np.ndarray    # float64 [P, values, k], by the design
+    exact: bool           # whether all coalitions were asked
+
+def asked(
+    game: Game,                         # facing rows
+    design: Callable[[int], Design],    # for so many players
+    rng: np.random.Generator,           # of the order of each pair's players
+    *,
+    done: np.ndarray | None = None,     # bool [n, B]: pairs that are left out
+    least: int = 1,                     # players that must differ; pairs with fewer are left out
+) -> Iterator[Asked]:
+    "All pairs, some at a time."
+    n, B = len(game.rows), len(game.background)
+    empty, full = game.ends()
+    k = full.shape[1]
+    r, b = np.divmod(np.arange(n * B), B)
+    other = game.differs(r, b)
+    order, many = np.argsort(np.where(other, rng.random(other.shape), 2.0), axis=1), other.sum(axis=1)
+    wanted = (many >= least) & (True if done is None else ~done.reshape(-1))
+    for m in np.unique(many[wanted]):
+        each, how = np.flatnonzero(wanted & (many == m)), design(int(m))
+        tall = max(1, 1_000_000 // (k * (len(how.inside) + 2)))
+        for at in (each[i:i + tall] for i in range(0, len(each), tall)):
+            answers = game.answers(r[at], b[at], order[at, :m], how.inside) if len(how.inside) else np.zeros((len(at), 0, k))
+            yield Asked(r[at], b[at], order[at, :m], how.values(answers, empty[r[at], b[at]], full[r[at]]), how.exact)
+
 def gains(
     game: Game,                              # facing rows
     design: Callable[[int], Design],         # for so many players
@@ -278,19 +309,10 @@ def gains(
 ) -> tuple[np.ndarray, np.ndarray]:          # float64 [n, B, d, k], bool [n, B]
     "Each player's value for every row and background row, and which of them are exact."
     n, B, d = len(game.rows), len(game.background), len(game.players)
-    empty, full = game.ends()
-    k = full.shape[1]
-    r, b = np.divmod(np.arange(n * B), B)
-    other = game.differs(r, b)
-    order, many = np.argsort(np.where(other, rng.random(other.shape), 2.0), axis=1), other.sum(axis=1)
-    found, exact = (np.zeros((n * B, d, k)), np.ones(n * B, bool)) if known is None else (known[0].reshape(n * B, d, k).copy(), known[1].reshape(-1).copy())
-    done = exact.copy() if known is not None else np.zeros(n * B, bool)
-    for m in np.unique(many[(many > 0) & ~done]):
-        each, how = np.flatnonzero((many == m) & ~done), design(int(m))
-        exact[each] = how.exact
-        tall = max(1, 1_000_000 // (k * (len(how.inside) + 2)))
-        for at in (each[i:i + tall] for i in range(0, len(each), tall)):
-            players = order[at, :m]
-            answers = game.answers(r[at], b[at], players, how.inside) if len(how.inside) else np.zeros((len(at), 0, k))
-            found[at[:, None], players] = how.values(answers, empty[r[at], b[at]], full[r[at]])
-    return found.reshape(n, B, d, k), exact.reshape(n, B)
+    if known is None: found, exact = np.zeros((n, B, d, game.ends()[1].shape[1])), np.ones((n, B), bool)
+    else: found, exact = known[0].copy(), known[1].copy()
+    for at in asked(game, design, rng, done=None if known is None else known[1]):
+        found[at.row[:, None], at.behind[:, None], at.players] = at.values
+        exact[at.row, at.behind] = at.exact
+    return found, exact
+
