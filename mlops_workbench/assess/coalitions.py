@@ -136,7 +136,7 @@ class Game:
         place = {n: i for i, n in enumerate(self.players)}
         self.of = np.array([place.get(n, -1) for n in names], dtype=np.int64)   # -1: always the row's own
         self.batch = max(256, min(batch, 4_000_000 // max(1, width)))
-        members = getattr(model, "members", [model])
+        members = model.members if hasattr(model, "calibration") else [model]
         self.parts: list[Any] = [self._part(m) for m in members]
         self.join = self._joined(model)
 
@@ -148,7 +148,7 @@ class Game:
 
     @staticmethod
     def _joined(model: Any) -> Callable[[list[np.ndarray]], np.ndarray]:
-        if not hasattr(model, "members"): return lambda answers: answers[0]
+        if not hasattr(model, "calibration"): return lambda answers: answers[0]
         from mlops_workbench.model.predictor import mix
         return lambda answers: model.calibration.apply(mix(answers, model.weights))
 

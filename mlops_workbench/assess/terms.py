@@ -44,8 +44,7 @@ def additive(
     link: str,               # logit or identity
 ) -> tuple[np.ndarray, Any, float] | None:   # float64 [n, B, d]; the rest of the model, None where nothing is left; what its gains are multiplied by
     "The gains of the model's trees, and the rest of it."
-    members = list(getattr(model, "members", [model]))
-    used = [(w, m) for w, m in zip(getattr(model, "weights", [1.0]), members) if w > 0]
+    used = [(w, m) for w, m in zip(model.weights, model.members) if w > 0] if hasattr(model, "calibration") else [(1.0, model)]
     if not any(getattr(m, "family", "") == "trees" for _, m in used) or len(set(names)) < len(names) or "" in names: return None
     framing = next(m.framing for _, m in used if m.family == "trees")
     if not (link == "identity" and framing == "regression") and not (link == "logit" and framing == "binary" and len(used) == 1): return None
