@@ -112,7 +112,7 @@ def main(error: float) -> int:
     kernel(30, 0)
     permutation(1, 0)                                        # numba has compiled
     print("KernelExplainer, coalitions:")
-    theirs = {"KernelExplainer": smallest(kernel, [100, 250, 500, 1000, 1500, 2000, 3000, 4000, 6000, 8000, 12_000, 16_382], truth, error)}
+    theirs = {"KernelExplainer": smallest(kernel, [50, 75, 100, 125, 150, 175, 200, 250, 300, 400, 500, 750, 1000, 2000, 4000, 8000, 16_382], truth, error)}
     print("PermutationExplainer, permutations there and back:")
     theirs["PermutationExplainer"] = smallest(permutation, [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64], truth, error)
     lines = []

@@ -11,6 +11,7 @@ import copy
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -132,6 +133,7 @@ class Game:
         if len(background.num) == 0: raise InputError("the background has no rows", where="background", remedy="give it some rows of the training data")
         if link not in LINKS: raise InputError(f"link {link!r} is unknown", where="link", remedy="use 'logit' or 'identity'")
         self.background, self.rows, self.link = background, background[:0], LINKS[link]
+        self._ends: tuple[np.ndarray, np.ndarray] | None = None
         self.players = [n for n in dict.fromkeys(names) if n]
         place = {n: i for i, n in enumerate(self.players)}
         self.of = np.array([place.get(n, -1) for n in names], dtype=np.int64)   # -1: always the row's own
@@ -160,7 +162,7 @@ class Game:
         if (rows.num.shape[1], rows.cat.shape[1]) != (self.background.num.shape[1], self.background.cat.shape[1]):
             raise InputError(f"rows have {rows.num.shape[1] + rows.cat.shape[1]} encoded columns of other kinds than the background", where="background", remedy="encode both with the same features")
         found = copy.copy(self)
-        found.rows = rows
+        found.rows, found._ends = rows, None
         found.parts = [p.facing(found) for p in self.parts]
         return found
 
@@ -198,6 +200,10 @@ class Game:
 
     def ends(self) -> tuple[np.ndarray, np.ndarray]:   # float64 [n, B, k] and [n, k]
         "The answers with every player outside, and with every player inside."
+        if self._ends is None: self._ends = self._both()
+        return self._ends
+
+    def _both(self) -> tuple[np.ndarray, np.ndarray]:
         n, B, d = len(self.rows), len(self.background), len(self.players)
         everyone = np.tile(np.arange(d), (n, 1))
         full = self.answers(np.arange(n), np.zeros(n, int), everyone, np.ones((1, d), bool))[:, 0]
@@ -229,6 +235,7 @@ def all_coalitions(
     "Every coalition."
     return (np.arange(2**m)[:, None] >> np.arange(m)) & 1 == 1
 
+@lru_cache(maxsize=32)
 def exact_design(
     m: int,   # players
 ) -> Design:
@@ -248,11 +255,16 @@ def walk_design(
 ) -> Design:
     "Paired walks around circles, or all coalitions where that costs no more."
     if m <= 14 and 2**m - 2 <= max(small, min(walks * 2 * (m - 1), math.ceil(walks / m) * m * (m - 1))): return exact_design(m)
+    return _circles(m, walks, ()) if walks <= m else _circles(m, walks, tuple(tuple(rng.permutation(m).tolist()) for _ in range(m, walks, m)))
+
+@lru_cache(maxsize=64)
+def _circles(m: int, walks: int, more: tuple[tuple[int, ...], ...]) -> Design:
+    "Paired walks around the circle 0 to m - 1, and around more of them after m walks."
     from scipy.sparse import coo_array
     place: dict[bytes, int] = {np.zeros(m, bool).tobytes(): -2, np.ones(m, bool).tobytes(): -1}
     entries: list[tuple[int, int, float]] = []
-    for start in range(0, walks, m):
-        circle, some = rng.permutation(m) if start else np.arange(m), min(m, walks - start)
+    for start, circle in zip(range(0, walks, m), map(np.array, (tuple(range(m)), *more))):
+        some = min(m, walks - start)
         for turn in range(some):
             forth = np.roll(circle, -(turn * m // some))
             for order in (forth, forth[::-1]):
