@@ -353,7 +353,7 @@ def test_what_if_never_touches_what_is_fixed(lender):
     rising = what_if(predictor, row, table=frame, ways={"income": -1, "children": -1, "since": -1})
     assert all(c["to"] < c["from"] for c in rising.changes if c["column"] in ("income", "children", "since"))
     stuck = what_if(predictor, row, table=frame, allowed=["zip"], most=1)
-    assert not stuck.found and "No change of up to 1" in stuck.sentence and stuck.changes == []
+    assert not stuck.found and "Nothing within 1 change of" in stuck.sentence and stuck.changes == []
     back = what_if(predictor, frame[[int(predictor.predict(frame).argmax())]], table=frame)
     assert back.found and back.wanted == "no"
 
@@ -369,3 +369,21 @@ def test_what_if_of_classes_quantities_and_bad_functions():
     with pytest.raises(InputError, match="not finite"): what_if(lambda t: np.full(len(t), np.nan), frame[:1], table=frame)
     with pytest.raises(InputError, match="gave 1 answers"): what_if(lambda t: np.zeros(1), frame[:1], table=frame)
     with pytest.raises(InputError, match="61 rows"): what_if(three, frame, table=frame)
+
+
+def test_what_if_changes_together_what_belongs_together():
+    years = np.arange(200) % 10
+    frame = pl.DataFrame({"years": years, "school": np.array(["low", "middle", "high"])[np.minimum(years // 4, 2)], "other": np.arange(200.0)})
+    score = lambda t: (t["school"] == "high").cast(pl.Float64).to_numpy() * 0.7
+    told = what_if(score, frame[:1], table=frame, tied=[["years", "school"]])
+    changes = {c["column"]: c["to"] for c in told.changes}
+    assert changes == {"years": 8, "school": "high"}                       # the nearest years of those who left the high school
+    assert {c["column"] for c in what_if(score, frame[:1], table=frame).changes} == {"school"}
+    assert not what_if(score, frame[:1], table=frame, allowed=["school", "other"], tied=[["years", "school"]]).found     # half of a pair does not change alone
+
+
+def test_dependence_of_a_column_that_is_mostly_zero():
+    x = np.where(np.arange(100) < 90, 0.0, np.arange(100))
+    rows, behind = (Encoded(v[:, None].astype("f4"), np.zeros((len(v), 0), int)) for v in (x, x[80:]))
+    found = dependence(exact_shapley(lambda num, cat: num[:, 0], rows, behind, names=["gain"], link="identity", data=pl.DataFrame({"gain": x})), "gain")
+    assert found["value"][0] == "0" and found["rows"].to_list()[0] == 90 and found["rows"].sum() == 100 and 2 <= len(found) <= 4

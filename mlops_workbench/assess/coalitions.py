@@ -102,6 +102,7 @@ class _Layered:
         self.network = member.module()
         self.behind = shares(self.network, game.background, game.of, len(game.players))     # [B, d + 1, H]
         self.ground = self.behind[:, :-1].sum(dim=1) + self.network.bias
+        self.ahead: Any = None                                                              # of the rows, once they are faced
 
     def facing(self, game: "Game") -> "_Layered":
         found = copy.copy(self)
@@ -303,7 +304,7 @@ def asked(
     k = full.shape[1]
     r, b = np.divmod(np.arange(n * B), B)
     other = game.differs(r, b)
-    order, many = np.argsort(np.where(other, rng.random(other.shape), 2.0), axis=1), other.sum(axis=1)
+    order, many = np.argsort(np.where(other, _spread(n, B, other.shape[1], rng), 2.0), axis=1), other.sum(axis=1)
     wanted = (many >= least) & (True if done is None else ~done.reshape(-1))
     for m in np.unique(many[wanted]):
         each, how = np.flatnonzero(wanted & (many == m)), design(int(m))
@@ -311,6 +312,11 @@ def asked(
         for at in (each[i:i + tall] for i in range(0, len(each), tall)):
             answers = game.answers(r[at], b[at], order[at, :m], how.inside) if len(how.inside) else np.zeros((len(at), 0, k))
             yield Asked(r[at], b[at], order[at, :m], how.values(answers, empty[r[at], b[at]], full[r[at]]), how.exact)
+
+def _spread(n: int, B: int, d: int, rng: np.random.Generator) -> np.ndarray:
+    "Random numbers [n * B, d] that put each row's players in order: independent within a background row, evenly spread over them (a Latin hypercube)."
+    cell = rng.permuted(np.broadcast_to(np.arange(B, dtype=np.float64), (n, d, B)), axis=2) + rng.random((n, d, B))
+    return (cell / B).swapaxes(1, 2).reshape(n * B, d)
 
 def gains(
     game: Game,                              # facing rows

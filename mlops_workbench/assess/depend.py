@@ -6,6 +6,7 @@
 __all__ = ['dependence', 'dependence_figure', 'importance_by_group', 'groups_table']
 
 # %% ../../nbs/api/3_assess/03b_depend.ipynb #73a59375
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -36,6 +37,18 @@ def _column(attributions: Attributions, column: str) -> int:
     if column not in attributions.names: raise InputError(f"column {column!r} was not explained", where="column", remedy=nearest(column, attributions.names))
     return attributions.names.index(column)
 
+def _short(x: float) -> str: return number(int(x) if float(x).is_integer() else float(x))
+
+def _ranges(numbers: np.ndarray, missing: np.ndarray, parts: int) -> np.ndarray:
+    "The range [n] that each number is in, ascending; a value that fills a part by itself is a range of its own."
+    values, count = np.unique(numbers[~missing], return_counts=True)
+    heavy = values[count * parts >= count.sum()]
+    rest = np.sort(numbers[~missing & ~np.isin(numbers, heavy)])
+    room = max(1, min(parts - len(heavy), math.ceil(parts * len(rest) / count.sum()) + 1))      # no more than the rest's share, and one
+    edges = np.unique(np.quantile(rest, np.linspace(0, 1, room + 1)[1:-1], method="lower")) if len(rest) else rest
+    below = np.searchsorted(heavy, numbers) + np.searchsorted(heavy, numbers, side="right")     # odd at a heavy value
+    return below * (len(edges) + 2) + np.where(below % 2 == 1, 0, np.searchsorted(edges, numbers, side="right"))
+
 def dependence(
     attributions: Attributions,   # of one output: values [n, d]
     column: str,                  # whose values are looked at
@@ -58,15 +71,11 @@ def dependence(
         found = [(c, ~missing & (text == c)) for c in kept]
         found.append(("all others", ~missing & ~np.isin(text.astype(str), kept)))
     elif not missing.all():
-        known = numbers[~missing]
-        edges = np.unique(np.quantile(known, np.linspace(0, 1, parts + 1), method="lower"))
-        if len(edges) == 1: edges = np.repeat(edges, 2)
-        upper = np.append(np.searchsorted(edges[1:-1], numbers, side="right"), 0)[:-1]
-        for i in range(len(edges) - 1):
-            at = ~missing & (upper == i)
-            if at.any():
-                low, high = numbers[at].min(), numbers[at].max()
-                found.append((number(float(low)) if low == high else f"{number(float(low))} to {number(float(high))}", at))
+        part = _ranges(numbers, missing, parts)
+        for i in sorted(set(part[~missing].tolist())):
+            at = ~missing & (part == i)
+            low, high = numbers[at].min(), numbers[at].max()
+            found.append((_short(low) if low == high else f"{_short(low)} to {_short(high)}", at))
     found.append(("missing", missing))
     lines = [(what, *_mean_between(values[at], bootstrap, confidence, rng), int(at.sum())) for what, at in found if at.any()]
     return pl.DataFrame(lines, schema=["value", "attribution", "low", "high", "rows"], orient="row")
@@ -97,7 +106,7 @@ def dependence_figure(
         place = np.array([names.index(t) if t in names else names.index("all others") for t in text])
         ax.scatter(place + np.random.default_rng(0).uniform(-0.2, 0.2, len(place)), values, s=10, color=[palette[0] if t != "missing" else "#9aa0a8" for t in text], alpha=0.6, linewidths=0)
         for i, r in enumerate(means.iter_rows(named=True)): ax.plot([i - 0.3, i + 0.3], [r["attribution"]] * 2, color="#1f2a37", linewidth=1.5)
-        ax.set_xticks(range(len(names)), [n if len(n) <= 16 else n[:15] + "…" for n in names], rotation=20, ha="right", parse_math=False)
+        ax.set_xticks(range(len(names)), [n if len(n) <= 22 else n[:21] + "…" for n in names], rotation=20, ha="right", parse_math=False)
     ax.set_xlabel(column if len(column) <= 60 else column[:59] + "…", parse_math=False)
     ax.set_ylabel(f"value, {unit}")
     told = "; ".join(f"{r['value']}: {interval(r['attribution'], r['low'], r['high'])}" for r in means.iter_rows(named=True))

@@ -25,7 +25,7 @@ def tree_gains(
     import shap
     booster, x, behind = lgb.Booster(model_str=member.text), rows.joined(), background.joined()
     if any(line.startswith("num_cat=") and line != "num_cat=0" for line in member.text.splitlines()): return None
-    explainer = shap.TreeExplainer(booster, data=behind, feature_perturbation="interventional", model_output="raw")
+    explainer: Any = shap.TreeExplainer(booster, data=behind, feature_perturbation="interventional", model_output="raw")
     found = np.zeros((len(x), len(behind), x.shape[1]))
     for b, one in enumerate(behind):
         explainer.data, explainer.data_missing = one[None].astype(explainer.data.dtype), np.isnan(one[None])

@@ -85,6 +85,7 @@ class AssessSettings:
     bootstrap: int = 1000      # replicates behind an interval
     confidence: float = 0.95   # of every interval, 0.5 to 0.999
     explain_rows: int = 200    # rows explained for the global picture
+    fixed: list[str] = field(default_factory=list)   # columns that nobody can change, such as age: a what-if leaves them and the sensitive ones as they are
 
 @dataclass
 class ServeSettings:

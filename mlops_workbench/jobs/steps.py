@@ -306,7 +306,7 @@ def examination(
 ) -> Trust:
     "How far the values can be trusted, which way the leading columns work and which count together, and what would turn a typical refusal."
     rows, against, others = _chosen(run, found, background)
-    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=next(iter(found.task.sensitive), ""),
+    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=next(iter(found.task.sensitive), ""), fixed=assessment.settings.fixed,
                    confidence=assessment.settings.confidence, seed=found.task.seed)
 
 
