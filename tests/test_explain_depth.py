@@ -226,7 +226,7 @@ def test_one_row_one_column_one_background_row():
     assert repr(told.table())
     pair = interactions(f, one(2.0), one(0.5), names=["x"])
     assert pair.values.tolist() == [[[0.0]]] and len(pair.pairs()) == 0
-    assert "one column only" in repr(interactions_figure(pair))
+    assert "intervals: none" in repr(interactions_figure(pair))
     assert len(dependence(shapley(f, one(2.0), one(0.5), names=["x"]), "x")) == 1
     still = shapley(f, one(1.0), one(1.0), names=["x"], error=0.01)                # nothing differs
     assert still.values.tolist() == [[0.0]] and still.reached == 0.0

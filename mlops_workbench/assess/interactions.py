@@ -127,7 +127,7 @@ def interactions_figure(
     **options,             # for `Interactions.pairs`
 ) -> Html:
     "The pairs of columns that count most together, with intervals."
-    unit, ranked = unit or ("log-odds" if found.link == "logit" else "units of the answer"), found.pairs(**options).head(top)
+    unit, ranked = unit or ("log-odds" if found.link == "logit" else "units of the answer"), found.pairs(**options).filter(pl.col("strength") > 1e-6 * pl.col("strength").max()).head(top)
     rows, y = ranked.to_dicts(), np.arange(len(ranked))
     label = lambda r: " and ".join(n if len(n) <= 20 else n[:19] + "…" for n in (r["a"], r["b"]))
     fig, ax = figure(7.5, 1.1 + 0.3 * max(1, len(rows)))
@@ -137,4 +137,4 @@ def interactions_figure(
     ax.invert_yaxis(); ax.grid(False, axis="y"); ax.set_xlim(left=0); ax.set_xlabel(f"mean |interaction index|, {unit}")
     ax.set_title(f"Together ({len(found.values)} rows)", loc="left")
     said = "; ".join(f"{r['a']} and {r['b']} {interval(r['strength'], r['low'], r['high'])}, {'+' if r['mean'] >= 0 else ''}{number(r['mean'])} in the mean" for r in rows[:5])
-    return picture(fig, f"How much two columns count together beyond each alone, in {unit}, with intervals: {said or 'there is one column only'}.")
+    return picture(fig, f"How much two columns count together beyond each alone, in {unit}, with intervals: {said or 'none'}.")
