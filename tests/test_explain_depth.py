@@ -387,3 +387,28 @@ def test_dependence_of_a_column_that_is_mostly_zero():
     rows, behind = (Encoded(v[:, None].astype("f4"), np.zeros((len(v), 0), int)) for v in (x, x[80:]))
     found = dependence(exact_shapley(lambda num, cat: num[:, 0], rows, behind, names=["gain"], link="identity", data=pl.DataFrame({"gain": x})), "gain")
     assert found["value"][0] == "0" and found["rows"].to_list()[0] == 90 and found["rows"].sum() == 100 and 2 <= len(found) <= 4
+
+
+@pytest.mark.parametrize("framing", ["binary", "multiclass", "regression"])
+def test_everything_at_once(framing):
+    "The certificate, figures, interactions and change of a report, as plain JSON too; where the policy decides by group, the row's own group decides."
+    from mlops_workbench.assess.trust import examine
+    from mlops_workbench.model.policy import Policy
+    from tests.helpers_model import TARGETS
+    frame, (target, classes) = applicants(400), TARGETS[framing]
+    task = Task("loans", target, framing, classes, ("income", "children", "member", "since", "job", "zip"), ("race",))
+    features = Features.fit(frame, task)
+    data = Labelled(features.transform(frame), task.labels(frame), np.ones(400))
+    member = fit_trees(data, None, framing=framing, classes=max(2, len(classes)), rounds=15, threads=1, params={"min_data_in_leaf": 5, "cat_smooth": 1, "min_data_per_group": 5})
+    model = Predictor(task, features, [member], [1.0], Calibration(framing, b=(0.0,) * max(1, len(classes) if framing == "multiclass" else 1)))
+    rows, background, others = np.arange(60), np.arange(100, 130), np.arange(200, 230)
+    link = "identity" if framing == "regression" else "logit"
+    values = shapley(model, data.x[rows], data.x[background], names=features.sources, link=link, data=frame[rows])
+    policy = Policy("by_group", group_column="race", thresholds={"black": 0.99, "white": 0.4}) if framing == "binary" else Policy("argmax" if framing == "multiclass" else "none")
+    told = examine(model, frame, values, rows=rows, background=background, others=others, policy=policy, groups="race", fixed=["children"])
+    assert told.certificate.additivity < 1e-5 and len(told.dependence) == 3 and repr(told) and told._repr_html_()
+    assert json.loads(json.dumps(told.to_json(), allow_nan=False))["certificate"]["checked"] == 5
+    if framing != "binary": assert told.change is None
+    else:
+        assert told.change.wanted == "yes" and not {c["column"] for c in told.change.changes} & {"race", "children"}
+        if told.change.found: assert told.change.new_score >= 0.4
