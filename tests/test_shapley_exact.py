@@ -142,7 +142,7 @@ def test_batches_are_bounded_and_do_not_change_the_answer(predict):
         seen.append(len(num))
         return predict(num, cat)
     small = shapley(watched, ROWS, BACKGROUND, names=NAMES, batch=300)
-    assert max(seen) == 300
+    assert 250 < max(seen) <= 300
     np.testing.assert_allclose(small.values, shapley(predict, ROWS, BACKGROUND, names=NAMES).values, atol=1e-6)
 
 

@@ -87,6 +87,7 @@ class AssessSettings:
     confidence: float = 0.95   # of every interval, 0.5 to 0.999
     explain_rows: int = 200    # rows explained for the global picture
     operating: list[str] = field(default_factory=list)   # what a useful threshold must keep, such as precision >= 0.6; binary tasks
+    fixed: list[str] = field(default_factory=list)   # columns that nobody can change, such as age: a what-if leaves them and the sensitive ones as they are
 
 @dataclass
 class ServeSettings:

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Tell', 'columns_table', 'Prepared', 'prepare', 'search', 'trials_table', 'model_note', 'model_scores', 'beside',
-           'Searched', 'searched', 'evidence', 'explanation', 'explained', 'cases', 'doubts', 'subject', 'verdict',
-           'leave_evidence', 'parity', 'make_bundle', 'promote', 'asked_gates', 'signature', 'history', 'score',
-           'answers', 'watch']
+           'Searched', 'searched', 'evidence', 'explanation', 'examination', 'explained', 'cases', 'doubts', 'subject',
+           'verdict', 'leave_evidence', 'parity', 'make_bundle', 'promote', 'asked_gates', 'signature', 'history',
+           'score', 'answers', 'watch']
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #73908f19
 import json
@@ -21,13 +21,14 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..assess.assessment import ASSESSED, Assessment, assess_predictions, assess_scores
+from ..assess.assessment import ASSESSED, Assessment, assess_predictions, assess_scores, plain
 from ..assess.doubts import doubts_html, idle_columns, label_doubts, twins_across, without
 from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
 from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
 from ..assess.tables import write_tables
+from ..assess.trust import Trust, examine
 from ..core import show
 from ..core.errors import GateError, NotFoundError, WorkbenchError
 from ..core.runs import JobRun, Runs, file_version
@@ -39,7 +40,6 @@ from ..data.table import read_table
 from ..deploy.bundle import Bundle, build_bundle, load_bundle
 from ..deploy.registry import Registry
 from ..deploy.score import Scored, score_file
-from ..model.features import Encoded
 from ..model.framing import require_framing
 from ..model.graph import Graph, to_onnx
 from ..model.policy import Policy
@@ -280,6 +280,12 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
                          gates=settings.gates, settings=settings.assess, present=present_decisions(task, frame), run=run.id)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
+def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    "The rows that are explained, those they are explained against, and as many others, which are left out where there are none."
+    n = len(found.frame)
+    order = np.random.default_rng(found.task.seed).permutation(n)
+    return np.sort(order[: run.settings.assess.explain_rows]), order[-min(background, n):], order[-2 * background : -background] if n >= 2 * background else order[:0]
+
 def explanation(
     run: JobRun,           # that explains
     found: Searched,       # from `evidence`
@@ -288,25 +294,37 @@ def explanation(
 ) -> Attributions:
     "Shapley values of a sample of rows, in log-odds for classes and in the target's unit for numbers."
     require_framing(found.task, ASSESSED, what="the explanation")
-    rng, n = np.random.default_rng(found.task.seed), len(found.frame)
-    order = rng.permutation(n)
-    rows, others = np.sort(order[: run.settings.assess.explain_rows]), order[-min(background, n):]
+    rows, others, _ = _chosen(run, found, background)
     features = found.predictor.features
     x = features.transform(found.frame)
-    return shapley(lambda num, cat: found.predictor.predict_encoded(Encoded(num, cat)), x[rows], x[others], names=features.sources,
+    return shapley(found.predictor, x[rows], x[others], names=features.sources,
                    link="identity" if found.task.framing == "regression" else "logit", data=found.frame[rows], seed=found.task.seed)
+
+def examination(
+    run: JobRun,                  # that explains
+    assessment: Assessment,       # from `evidence`
+    found: Searched,              # from `evidence`
+    attributions: Attributions,   # from `explanation`
+    *,
+    background: int = 100,        # as `explanation` was told
+) -> Trust:
+    "How far the values can be trusted, which way the leading columns work and which count together, and what would turn a typical refusal."
+    rows, against, others = _chosen(run, found, background)
+    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=next(iter(found.task.sensitive), ""), fixed=assessment.settings.fixed,
+                   confidence=assessment.settings.confidence, seed=found.task.seed)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #7af394db
 def explained(
     assessment: Assessment,       # from `evidence`
     attributions: Attributions,   # from `explanation`
+    trust: Trust | None = None,   # from `examination`
 ) -> show.Html:
-    "The importance of the columns, and the way to the answer of typical rows."
+    "The importance of the columns, the way to the answer of typical rows, and how far all that can be trusted."
     task, n = assessment.task, len(attributions.values)
     moved = "the log-odds of each class" if task.framing == "multiclass" else f"the prediction of {task.target}" if task.framing == "regression" else f"the log-odds of {task.target} = {task.positive}"
     said = f"{f'All {n:,} rows' if n >= assessment.n else f'{n:,} rows, drawn at random,'} are explained: each value says how far a column moved {moved}. Whiskers are intervals on the left, two standard errors in single rows."
     return show.stack([show.note(said), importance_figure(attributions, classes=task.classes, seed=task.seed, confidence=assessment.settings.confidence),
-                       *cases(assessment, attributions)])
+                       *cases(assessment, attributions), *([trust] if trust else [])])
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #7764f25a
 def cases(
@@ -380,11 +398,13 @@ def leave_evidence(
     attributions: Attributions | None = None,   # from `explanation`
     importance: pl.DataFrame | None = None,     # of the columns
     answers: dict[str, list[str]] | None = None,   # from `assess.summary.summary`
+    trust: Trust | None = None,                 # from `examination`
 ) -> Path:
     "The path of `assessment.json`, written with everything the report shows; the tables lie beside it as CSV."
     found = assessment.to_json() | {"summary": answers or summary(assessment)}
     if importance is not None: found["importance"] = importance.to_dicts()
     if attributions is not None: found["explained"] = {"rows": len(attributions.values), "link": attributions.link, "additivity_error": attributions.additivity_error}
+    if trust is not None: found["explained"] |= plain(trust.to_json())
     path = run.save_json("assessment.json", found)
     (run.folder / "policy.json").write_text(assessment.policy.to_json())
     write_tables(assessment, run.folder / "tables")

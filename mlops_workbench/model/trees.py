@@ -9,6 +9,7 @@ __all__ = ['BETWEEN', 'TREE_DEFAULTS', 'OBJECTIVES', 'IDLE', 'TreesMember', 'fit
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -35,9 +36,9 @@ class TreesMember:
         x: Encoded,  # rows [n]
     ) -> np.ndarray: # float64 [n], or [n, k] of classes, labels or quantiles
         "Probabilities (of the positive class when binary), or quantities, quantiles ascending."
-        boosters, table = [lgb.Booster(model_str=t) for t in self.texts], x.joined()
-        if not len(x): each = [np.zeros((0, b.num_model_per_iteration()) if self.framing == "multiclass" else 0) for b in boosters]
-        else: each = [np.asarray(b.predict(table), np.float64) for b in boosters]
+        table = x.joined()
+        if not len(x): each = [np.zeros((0, b.num_model_per_iteration()) if self.framing == "multiclass" else 0) for b in self.boosters]
+        else: each = [np.asarray(b.predict(table), np.float64) for b in self.boosters]
         if self.framing not in ("multilabel", "quantiles"): return each[0]
         return np.stack(each, axis=1) if self.framing == "multilabel" else np.sort(np.stack(each, axis=1), axis=1)
 
@@ -45,6 +46,11 @@ class TreesMember:
     def texts(self) -> list[str]:
         "The models, one for each label or quantile, otherwise one."
         return self.text.split(BETWEEN)
+
+    @cached_property
+    def boosters(self) -> list[lgb.Booster]:
+        "The same, read once."
+        return [lgb.Booster(model_str=t) for t in self.texts]
 
     def save(
         self,

@@ -20,7 +20,6 @@ from ..assess.fairness import DISPARITIES, disparity_of, rate_parts, rates
 from ..assess.metrics import wilson
 from ..core import show
 from ..core.errors import InputError, NotFoundError, nearest
-from ..model.features import Encoded
 from ..model.policy import Policy, reach
 from ..model.predictor import Predictor
 from ..model.task import Task
@@ -203,7 +202,7 @@ class Assessed:
         features, one = self.predictor.features, self.frame[row : row + 1]
         others = np.random.default_rng(self.task.seed).permutation(len(self.whole))[:background]
         link = "identity" if self.task.framing == "regression" else "logit"
-        found = shapley(lambda num, cat: self.predictor.predict_encoded(Encoded(num, cat)), features.transform(one), features.transform(self.whole[others]),
+        found = shapley(self.predictor, features.transform(one), features.transform(self.whole[others]),
                         names=features.sources, link=link, data=one, seed=self.task.seed)
         return found if found.values.ndim == 2 else found.of(int(found.outputs[0].argmax()))
 
