@@ -20,9 +20,10 @@ from .evidence import Evidence, Fairness, choose, gather, sensitive_groups, wort
 from .fairness import DISPARITIES, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
 from .ladder import calibration, calibration_figure, compare, ladder_figure, roc_figure
-from .means import constant_scores
+from .means import constant_scores, losses
 from .metrics import Estimate
 from .mitigate import UNMITIGATED, Candidate, Limit, candidates_figure, candidates_table, fit_policies
+from .slices import Sliced
 from .value import value_curve, value_figure, value_table
 from ..core import show
 from ..core.errors import InputError, nearest
@@ -54,6 +55,7 @@ class Assessment:
     seed: int = 0
     run: str = ""                     # the run that made it
     notes: list[str] = field(default_factory=list)
+    sliced: Sliced = field(default_factory=Sliced)   # the slices named and found
 
     @property
     def reason(self) -> str:
@@ -104,7 +106,7 @@ class Assessment:
 
     def section(
         self,
-        name: str,   # performance, fairness or candidates
+        name: str,   # performance, slices, fairness or candidates
     ) -> show.Html:
         "That part of a report, its tables and figures in reading order; where there is nothing to show, why."
         return show.stack(_SECTIONS[name](self))
@@ -209,7 +211,7 @@ def _offered(a: Assessment) -> list[show.Html]:
         else f"thresholds are fitted to decisions between two classes, and this task is {a.task.framing}"
     return [show.note(f"Nothing was fitted: {why}.")]
 
-_SECTIONS = {"performance": _performance, "fairness": _fairness, "candidates": _offered}
+_SECTIONS = {"performance": _performance, "slices": lambda a: a.sliced.shown(a.chosen.estimates, a.task.framing), "fairness": _fairness, "candidates": _offered}
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #afb252d2
 def plain(
@@ -232,7 +234,7 @@ def _json(a: Assessment) -> dict[str, Any]:
         "confidence": a.settings.confidence, "replicates": a.settings.bootstrap, "seed": a.seed, "chosen": a.chosen.name,
         "held_back": [x.gate for x in a.held_back], "reason": a.reason, "policy": json.loads(a.policy.to_json()), "notes": a.notes,
         "performance": a.performance, "ladder": a.ladder, "calibration": a.calibration, "estimates": a.chosen.estimates,
-        "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
+        "slices": a.sliced.to_json(a.chosen.estimates), "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
         "limit": None if a.limit is None else {"metric": a.limit.metric, "column": a.limit_column, "value": a.limit.value},
         "candidates": [c.to_json() | {"gates": e.answers} for c, e in zip(a.candidates, a.evidence)],
         "gates": a.gates, "gates_unmitigated": first.answers if a.chosen_at else None})
@@ -272,6 +274,8 @@ def assess_predictions(
     sensitive: pl.DataFrame,                  # [n] the sensitive columns of the same rows
     *,
     gates: Mapping[str, str] | None = None,   # name -> rule
+    slices: Mapping[str, str] | None = None,  # name -> predicate
+    rows: pl.DataFrame | None = None,         # [n] the columns that slices name and are searched in; the sensitive ones when None
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
     small: int = 30,                          # groups with fewer rows are left out of differences
@@ -283,11 +287,12 @@ def assess_predictions(
     _check(predictions, sensitive)
     settings, seed = settings or AssessSettings(), task.seed if seed is None else seed
     groups = sensitive_groups(sensitive)
-    rules = read_gates(gates or {}, framing=task.framing, columns=groups)
+    rules = read_gates(gates or {}, framing=task.framing, columns=[*groups, *(f"slice:{s}" for s in slices or {})])
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     labels, models, notes = predictions["label"].to_numpy(), _model_scores(predictions, task, weights), []
     scores, folds = models["this model"], predictions["fold"].to_numpy() if "fold" in predictions.columns else np.full(len(predictions), -1)
-    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "small": small, **options}
+    sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
+    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "small": small, "slices": sliced.inside, **options}
     candidates, limit, column = [], None, ""
     if task.framing == "binary":
         limit, column, note = _limit_from(rules, list(groups))
@@ -303,7 +308,12 @@ def assess_predictions(
     at, reasons = choose(evidence, {c.name: c for c in candidates})
     return Assessment(task, _scheme(folds), len(labels), labels, scores, compare(labels, models, **task.aim, against="this model", weights=weights, **options),
                       calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
-                      settings, seed, run, notes)
+                      settings, seed, run, notes, sliced)
+
+def _sliced(task: Task, labels: np.ndarray, scores: np.ndarray, sensitive: pl.DataFrame, slices: Mapping[str, str] | None, rows: pl.DataFrame | None, confidence: float) -> Sliced:
+    rows = sensitive if rows is None else rows
+    if rows.width and len(rows) != len(labels): raise InputError(f"there are {len(labels)} predictions but {len(rows)} rows to slice", remedy="pass the same rows in the same order")
+    return Sliced.of(slices or {}, rows, losses(labels, scores, **task.aim), columns=list(dict.fromkeys((*task.features, *task.sensitive))), confidence=confidence)
 
 def _scheme(folds: np.ndarray) -> str:
     inside, out = len(set(folds[folds >= 0].tolist())), int((folds < 0).sum())
@@ -319,6 +329,8 @@ def assess_scores(
     *,
     policy: Policy,                           # the deployed one
     gates: Mapping[str, str] | None = None,   # name -> rule
+    slices: Mapping[str, str] | None = None,  # name -> predicate
+    rows: pl.DataFrame | None = None,         # [n] the columns that slices name and are searched in; the sensitive ones when None
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
     small: int = 30,                          # groups with fewer rows are left out of differences
@@ -331,9 +343,10 @@ def assess_scores(
     predictions = pl.DataFrame({"label": labels}).with_columns(score=pl.Series(scores))
     _check(predictions, sensitive)
     settings, seed, groups = settings or AssessSettings(), task.seed if seed is None else seed, sensitive_groups(sensitive)
-    rules = [g for g in read_gates(gates or {}, framing=task.framing) if g.metric != "price" and (not g.column or g.column in groups)]
+    rules = [g for g in read_gates(gates or {}, framing=task.framing) if g.metric != "price" and (not g.column or g.column in (*groups, *(f"slice:{s}" for s in slices or {})))]
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     models, labels = _model_scores(predictions, task, weights), predictions["label"].to_numpy()
+    sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
     if task.framing == "regression": decisions = scores
     elif policy.kind == "by_group":
         if policy.group_column not in sensitive.columns:
@@ -342,10 +355,10 @@ def assess_scores(
     else: decisions = policy.decide(scores)
     price = Estimate(None, n=len(labels), note="no candidates were fitted")
     piece = gather(task, labels, scores, groups, rules, name="the deployed policy", policy=policy, decisions=decisions, price=price, weights=weights,
-                   small=small, **options)
+                   small=small, slices=sliced.inside, **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
     at, reasons = choose([piece])
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores,
                       compare(labels, models, **task.aim, against="this model", weights=weights, **options),
-                      calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run,
+                      calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced,
                       notes=[f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [])
