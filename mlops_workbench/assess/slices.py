@@ -201,6 +201,7 @@ class _Search:
 
     def triples(self, pairs: np.ndarray, chunk: int = 1 << 16) -> tuple[np.ndarray, np.ndarray]:
         "Level 3: what extends the given pairs by one more column, [m, 6], and the sums [3, m]."
+        if len(pairs) == 0: return np.zeros((0, 6), int), np.zeros((3, 0))
         kept, sizes = self.kept, [self.sizes[j] for j in self.kept]
         starts = np.concatenate([[0], np.cumsum([s + 1 for s in sizes])])
         flat = np.ascontiguousarray(np.stack([self.codes[j] for j in kept], axis=1)) + starts[:-1].astype(np.int32)
@@ -213,7 +214,6 @@ class _Search:
             hit = np.flatnonzero(real & (got[0] >= self.support) & (column != i) & (column != j))
             found.append(np.column_stack([np.tile([i, a, j, b], (len(hit), 1)), column[hit], code[hit]]))
             sums.append(got[:, hit])
-        if not found: return np.zeros((0, 6), int), np.zeros((3, 0))
         where = np.concatenate(found).reshape(-1, 3, 2)
         where = np.take_along_axis(where, np.argsort(where[:, :, :1], axis=1), axis=1).reshape(-1, 6)
         where, first = np.unique(where, axis=0, return_index=True)
@@ -335,7 +335,7 @@ def find_slices(
     if depth > 2:
         t = search.statistic(levels[1][1])[1]
         levels.append(search.triples(levels[1][0][np.argsort(-t, kind="stable")[:beam]]))
-    family = _families([len(s) for s in said], levels, whole=depth < 2 or len(search.kept) == len(said))
+    family = _families([len(s) for s in said], levels, whole=depth < 2 or len(search.kept) == len(said), beam=beam)
     parts = []
     for k, (where, sums) in enumerate(levels):
         value, t, error, freedom = search.statistic(sums)
@@ -348,8 +348,8 @@ def find_slices(
     return _found(chosen, said, x, FoundSlices([], pl.DataFrame(), len(table), len(names), sum(len(w) for w, _ in levels), sum(family), len(parts), support, alpha,
                                                {"depth": depth, "beam": beam, "bins": bins, "top": top, "confidence": confidence}))
 
-def _families(sizes: list[int], levels: list, whole: bool) -> list[int]:
-    "How many candidates each depth could try: those with enough rows where all pairs were counted, else every combination of conditions."
+def _families(sizes: list[int], levels: list, *, whole: bool, beam: int) -> list[int]:
+    "How many candidates each depth could try: those with enough rows where they are known, else no fewer than those."
     e = [1, 0, 0, 0]
     for s in sizes: e = [1, *(e[k] + s * e[k - 1] for k in (1, 2, 3))]
     out = [len(levels[0][0])]
@@ -357,7 +357,7 @@ def _families(sizes: list[int], levels: list, whole: bool) -> list[int]:
     if len(levels) > 2:   # a triple with enough rows is reached from each of its three pairs, which have enough too
         i, _, j, _ = levels[1][0].T
         width = np.array([*sizes, 0])
-        out.append(max(len(levels[2][0]), int((sum(sizes) - width[i] - width[j]).sum()) // 3) if whole else e[3])
+        out.append(e[3] if not whole else len(levels[2][0]) if beam >= len(i) else max(len(levels[2][0]), int((sum(sizes) - width[i] - width[j]).sum()) // 3))
     return out
 
 def _found(chosen: list, said: list[list[Condition]], x: np.ndarray, empty: FoundSlices) -> FoundSlices:
