@@ -178,6 +178,19 @@ def _binned(column: pl.Series, bins: int) -> tuple[np.ndarray, list[Condition]]:
     codes[np.isnan(x)] = len(said) - 1
     return codes, [Condition(name, "in", low=a, high=b) for a, b in zip(said, said[1:])]
 
+def _is_text(t: pl.DataType) -> bool: return t in (pl.String, pl.Categorical, pl.Enum)
+
+def _valued(column: pl.Series, min_support: int) -> tuple[np.ndarray, list[Condition]]:
+    "The value of each row [n] and what each asks, frequent values in the order of their texts and then the rare ones together; a missing value has the code behind."
+    values = column.drop_nulls().unique(maintain_order=True)
+    place = (column.cast(pl.String).cast(pl.Enum(values.cast(pl.String))).to_physical() if _is_text(column.dtype) else column.replace_strict(values, range(len(values)), default=None, return_dtype=pl.UInt32)).fill_null(len(values)).to_numpy()
+    texts = as_text(values).fill_null("")   # several values may be one text, such as ' a' and 'a'
+    counts = pl.DataFrame({"text": texts, "n": np.bincount(place, minlength=len(values) + 1)[:-1]}).filter(pl.col("text") != "").group_by("text").agg(pl.col("n").sum())
+    often = counts.filter(pl.col("n") >= min_support).sort("n", "text", descending=[True, False]).head(MOST)["text"].sort().to_list()
+    of = {t: k for k, t in enumerate(often)} | {"": len(often) + 1}
+    codes = np.array([*(of.get(t, len(often)) for t in texts), len(often) + 1], np.uint8)[place]
+    return codes, [*(Condition(column.name, "=", v) for v in often), Condition(column.name, "in")]
+
 def code_column(
     column: pl.Series,   # of a type that can be sliced
     *,
@@ -185,17 +198,13 @@ def code_column(
     min_support: int,    # rows that a condition must have
 ) -> tuple[np.ndarray, list[Condition]]:   # uint8 [n], and what each code asks
     "The code [n] of each row and the condition of each code; rows of no condition have the code behind the last."
-    several = column.head(1000).n_unique() > VALUES + 1 or column.n_unique() > VALUES + 1
-    if several and (column.dtype.is_numeric() or column.dtype in (pl.Date, pl.Datetime)): codes, conditions = _binned(column, bins)
-    else:
-        text = as_text(column).alias("v")
-        often = text.drop_nulls().value_counts(sort=True).filter(pl.col("count") >= min_support).head(MOST)["v"].sort()
-        codes = text.replace_strict(often, np.arange(len(often), dtype=np.uint8), default=len(often), return_dtype=pl.UInt8).to_numpy().copy() if len(often) else np.zeros(len(text), np.uint8)
-        codes[text.is_null().to_numpy()] = len(often) + 1
-        conditions = [Condition(column.name, "=", v) for v in often]
-        conditions.append(Condition(column.name, "in"))   # the rare values, which are not tried
-    counts = np.bincount(codes, minlength=len(conditions) + 1)
-    kept = [i for i, c in enumerate([*conditions, Condition(column.name, "missing")]) if min_support <= counts[i] <= len(codes) - 2 and (c.kind != "in" or c.low or c.high)]
-    place = np.full(len(conditions) + 1, len(kept), np.uint8)
+    several = column.head(1000).n_unique() > VALUES + 1 or not _is_text(column.dtype) and column.n_unique() > VALUES + 1
+    if several and not _is_text(column.dtype): codes, conditions = _binned(column, bins)
+    else: codes, conditions = _valued(column, min_support)
+    conditions = [*conditions, Condition(column.name, "missing")]
+    counts = np.bincount(codes, minlength=len(conditions))
+    kept = [i for i, c in enumerate(conditions) if min_support <= counts[i] <= len(codes) - 2 and (c.kind != "in" or c.low or c.high)]
+    place = np.full(len(conditions), len(kept), np.uint8)
     place[kept] = np.arange(len(kept))
-    return place[codes], [([*conditions, Condition(column.name, "missing")])[i] for i in kept]
+    return place[codes], [conditions[i] for i in kept]
+

@@ -6,9 +6,10 @@
 __all__ = ['WIDE', 'TOLD', 'Slice', 'read_slices', 'loss_difference', 'slice_estimates', 'FoundSlices', 'find_slices', 'Sliced']
 
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #ac794fc2
-from collections.abc import Iterable, Mapping, Sequence
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from itertools import combinations
 from typing import Any
 
 import numpy as np
@@ -148,6 +149,11 @@ def slice_estimates(
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #4a173438
 WIDE = 64   # columns that are combined with each other at most
 
+def _each(f: Callable[[Any], Any], items: Sequence[Any], rows: int) -> list[Any]:
+    "f of each item, by several threads where there are many rows: counting lets go of the interpreter."
+    if rows < 10_000 or len(items) < 2: return [f(x) for x in items]
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool: return list(pool.map(f, items))
+
 class _Search:
     "The counts, sums and sums of squares of all candidates, level by level."
     def __init__(self, codes: list[np.ndarray], sizes: list[int], losses: np.ndarray, min_support: int):
@@ -155,12 +161,9 @@ class _Search:
         self.x = losses - losses.mean() if len(losses) else losses   # centred, so that squares lose no digits
         self.x2 = self.x * self.x
         self.total = np.array([[len(losses)], [self.x.sum()], [self.x2.sum()]])
-        self.single = np.concatenate([self.sums(c, k + 1)[:, :k] for c, k in zip(codes, sizes)] or [np.zeros((3, 0))], axis=1)
+        single = [np.stack([np.bincount(c, w, k + 1)[:k] for w in (None, self.x, self.x2)]) for c, k in zip(codes, sizes)]
+        self.single = np.concatenate([np.zeros((3, 0)), *single], axis=1)
         self.start = np.concatenate([[0], np.cumsum(sizes, dtype=int)])   # of each column's conditions among them
-
-    def sums(self, code: np.ndarray, size: int, rows: Any = slice(None)) -> np.ndarray:
-        "Count, sum and sum of squares [3, size] by code."
-        return np.stack([np.bincount(code, minlength=size), np.bincount(code, self.x[rows], size), np.bincount(code, self.x2[rows], size)])
 
     def statistic(self, inside: np.ndarray, whole: np.ndarray | None = None) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
         "Difference, t, Welch's standard error and degrees of freedom of [3, m] sums against the rest of the whole; t takes the larger of Welch's and the pooled error."
@@ -175,49 +178,50 @@ class _Search:
         "Level 2: the candidates [m, 4] as column, code, column, code, and their sums [3, m]."
         t = self.statistic(self.single)[1]
         best = [t[a:b].max(initial=-np.inf) for a, b in zip(self.start, self.start[1:])]
-        self.kept = sorted(sorted(range(len(best)), key=lambda j: -best[j])[:most])
-        self.offset, blocks, found, at = {}, [], [], 0
-        buffer, base, stride = np.empty(len(self.x), np.intp), np.empty(0), max(self.sizes, default=0) + 1
-        for i, j in combinations(self.kept, 2):
-            a, b = self.sizes[i], self.sizes[j]
-            if j == self.kept[self.kept.index(i) + 1]: base = self.codes[i].astype(np.intp) * stride
-            np.add(base, self.codes[j], out=buffer)
-            block = self.sums(buffer, (a + 1) * stride).reshape(3, a + 1, stride)[:, :a, :b].reshape(3, -1)
-            self.offset[i, j] = at
-            at += a * b
-            blocks.append(block)
-            hit = np.flatnonzero((block[0] >= self.support) & (block[0] <= self.total[0] - 2))
-            found.append(np.column_stack([np.full(len(hit), i), hit // b, np.full(len(hit), j), hit % b]))
-        self.double = np.concatenate(blocks, axis=1) if blocks else np.zeros((3, 0))
-        where = np.concatenate(found) if found else np.zeros((0, 4), int)
+        self.kept, stride = sorted(sorted(range(len(best)), key=lambda j: -best[j])[:most]), max(self.sizes, default=0) + 1
+        def count(i: int) -> list[np.ndarray]:
+            base, both, size = self.codes[i].astype(np.intp) * stride, np.empty(len(self.x), np.intp), (self.sizes[i] + 1) * stride
+            sums = lambda j: np.stack([np.bincount(both, w, size) for w in (None, self.x, self.x2) if w is not None or np.add(base, self.codes[j], out=both) is both])
+            return [sums(j).reshape(3, -1, stride)[:, : self.sizes[i], : self.sizes[j]] for j in self.kept if j > i]
+        self.place, every, found, at = np.zeros((len(best),) * 2, int), [np.zeros((3, 0))], [np.zeros((0, 4), int)], 0
+        for i, blocks in zip(self.kept, _each(count, self.kept, len(self.x))):
+            for j, block in zip([j for j in self.kept if j > i], blocks):
+                self.place[i, j] = at
+                at += block[0].size
+                every.append(block.reshape(3, -1))
+                p, q = np.nonzero((block[0] >= self.support) & (block[0] <= self.total[0] - 2))
+                found.append(np.column_stack([np.full(len(p), i), p, np.full(len(p), j), q]))
+        self.double, where = np.concatenate(every, axis=1), np.concatenate(found)
         return where, self.double[:, self.at(where)]
 
     def at(self, where: np.ndarray) -> np.ndarray:
         "Places of pairs [m, 4] among the sums of level 2."
-        places, width = np.zeros((max(self.kept, default=0) + 1,) * 2, int), np.array([*self.sizes, 0])
-        for (i, j), at in self.offset.items(): places[i, j] = at
         i, a, j, b = where.T
-        return places[i, j] + a * width[j] + b
+        return self.place[i, j] + a * np.array([*self.sizes, 0])[j] + b
 
-    def triples(self, pairs: np.ndarray, chunk: int = 1 << 16) -> tuple[np.ndarray, np.ndarray]:
-        "Level 3: what extends the given pairs by one more column, [m, 6], and the sums [3, m]."
-        if len(pairs) == 0: return np.zeros((0, 6), int), np.zeros((3, 0))
-        kept, sizes = self.kept, [self.sizes[j] for j in self.kept]
-        starts = np.concatenate([[0], np.cumsum([s + 1 for s in sizes])])
-        flat = np.ascontiguousarray(np.stack([self.codes[j] for j in kept], axis=1)) + starts[:-1].astype(np.int32)
-        column, code = np.repeat(kept, [s + 1 for s in sizes]), np.concatenate([np.arange(s + 1) for s in sizes])
-        real, found, sums = code < np.repeat(sizes, [s + 1 for s in sizes]), [], []
-        for i, a, j, b in pairs:
-            rows, got = np.flatnonzero((self.codes[i] == a) & (self.codes[j] == b)), np.zeros((3, starts[-1]))
-            for part in (rows[s : s + chunk] for s in range(0, len(rows), chunk)):
-                got += self.sums(flat[part].ravel(), int(starts[-1]), np.repeat(part, len(kept)))
-            hit = np.flatnonzero(real & (got[0] >= self.support) & (column != i) & (column != j))
-            found.append(np.column_stack([np.tile([i, a, j, b], (len(hit), 1)), column[hit], code[hit]]))
-            sums.append(got[:, hit])
-        where = np.concatenate(found).reshape(-1, 3, 2)
+    def triples(self, pairs: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        "Level 3: what extends the given pairs by one more column, [m, 6], and the sums [3, m]; pairs on the same two columns are counted together, on their rows alone."
+        width, stride = np.array([*self.sizes, 0]) + 1, max(self.sizes, default=0) + 1
+        def count(columns: tuple[int, int]) -> list[tuple[np.ndarray, np.ndarray]]:
+            i, j = columns
+            mine, found = pairs[(pairs[:, 0] == i) & (pairs[:, 2] == j)], []
+            place = np.full(width[i] * width[j], len(mine))
+            place[mine[:, 1] * width[j] + mine[:, 3]] = np.arange(len(mine))
+            base = place[self.codes[i] * width[j] + self.codes[j]]
+            rows = np.flatnonzero(base < len(mine))
+            base, x, x2 = base[rows] * stride, self.x[rows], self.x2[rows]
+            for k in self.kept:
+                if k in columns: continue
+                both, size = base + self.codes[k][rows], len(mine) * stride
+                sums = np.stack([np.bincount(both, w, size) for w in (None, x, x2)]).reshape(3, -1, stride)[:, :, : self.sizes[k]]
+                p, q = np.nonzero(sums[0] >= self.support)
+                found.append((np.column_stack([mine[p], np.full(len(p), k), q]), sums[:, p, q]))
+            return found
+        found = [f for part in _each(count, sorted({(int(i), int(j)) for i, _, j, _ in pairs}), len(self.x)) for f in part]
+        where = np.concatenate([np.zeros((0, 6), int), *(w for w, _ in found)]).reshape(-1, 3, 2)
         where = np.take_along_axis(where, np.argsort(where[:, :, :1], axis=1), axis=1).reshape(-1, 6)
         where, first = np.unique(where, axis=0, return_index=True)
-        return where, np.concatenate(sums, axis=1)[:, first]
+        return where, np.concatenate([np.zeros((3, 0)), *(s for _, s in found)], axis=1)[:, first]
 
     def p_values(self, where: np.ndarray, sums: np.ndarray, parents: bool) -> np.ndarray:
         "Each candidate's p value [m] against the rest or, where that is larger, against the rest of a parent (itself with one condition less)."
@@ -236,7 +240,7 @@ class _Search:
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #6553a0d8
 def _distinct(search: _Search, ranked: Sequence[np.ndarray], top: int, confidence: float) -> list[int]:
     "Places of the first `top` candidates (each an array of column, code, column, code...) that say something new."
-    def part(m: np.ndarray) -> Any: return _part(float(np.count_nonzero(m)), search.x[m].sum(), search.x2[m].sum())
+    def part(m: np.ndarray) -> Any: return _part(float(np.count_nonzero(m)), *(m.astype(float) @ np.stack([search.x, search.x2], axis=1)))
     kept: dict[int, np.ndarray] = {}
     told = np.zeros(len(search.x), bool)
     for at, where in enumerate(ranked):
@@ -326,7 +330,7 @@ def find_slices(
     support = max(32, -(-len(table) // 100)) if min_support is None else min_support
     x = _check_search(table, losses, names, {"depth": (depth, 1, 3), "min_support": (support, 2, 1e12), "beam": (beam, 1, 1e6), "bins": (bins, 2, 50), "top": (top, 1, 1e9),
                                              "alpha": (alpha, 1e-12, 1), "confidence": (confidence, 0.5, 0.999)})
-    coded = [code_column(table[c], bins=bins, min_support=support) for c in names if can_be_sliced(table[c].dtype)]
+    coded = _each(lambda c: code_column(c, bins=bins, min_support=support), [table[c] for c in names if can_be_sliced(table[c].dtype)], len(table))
     coded = [(codes, said) for codes, said in coded if said]
     said = [s for _, s in coded]
     search = _Search([c for c, _ in coded], [len(s) for s in said], x, support)
