@@ -183,11 +183,11 @@ def _is_text(t: pl.DataType) -> bool: return t in (pl.String, pl.Categorical, pl
 def _valued(column: pl.Series, min_support: int) -> tuple[np.ndarray, list[Condition]]:
     "The value of each row [n] and what each asks, frequent values in the order of their texts and then the rare ones together; a missing value has the code behind."
     values = column.drop_nulls().unique(maintain_order=True)
-    place = (column.cast(pl.String).cast(pl.Enum(values.cast(pl.String))).to_physical() if _is_text(column.dtype) else column.replace_strict(values, range(len(values)), default=None, return_dtype=pl.UInt32)).fill_null(len(values)).to_numpy()
-    texts = as_text(values).fill_null("")   # several values may be one text, such as ' a' and 'a'
-    counts = pl.DataFrame({"text": texts, "n": np.bincount(place, minlength=len(values) + 1)[:-1]}).filter(pl.col("text") != "").group_by("text").agg(pl.col("n").sum())
-    often = counts.filter(pl.col("n") >= min_support).sort("n", "text", descending=[True, False]).head(MOST)["text"].sort().to_list()
-    of = {t: k for k, t in enumerate(often)} | {"": len(often) + 1}
+    coded = column.cast(pl.String).cast(pl.Enum(values.cast(pl.String))).to_physical() if _is_text(column.dtype) else column.replace_strict(values, range(len(values)), default=None, return_dtype=pl.UInt32)
+    place, texts, counts = coded.fill_null(len(values)).to_numpy(), as_text(values).to_list(), {}
+    for t, n in zip(texts, np.bincount(place, minlength=len(values)).tolist()): counts[t] = counts.get(t, 0) + n   # several values may be one text, such as ' a' and 'a'
+    often = sorted(sorted((t for t, n in counts.items() if t is not None and n >= min_support), key=lambda t: (-counts[t], t))[:MOST])
+    of = {t: k for k, t in enumerate(often)} | {None: len(often) + 1}
     codes = np.array([*(of.get(t, len(often)) for t in texts), len(often) + 1], np.uint8)[place]
     return codes, [*(Condition(column.name, "=", v) for v in often), Condition(column.name, "in")]
 
