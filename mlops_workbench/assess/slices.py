@@ -160,8 +160,9 @@ LANES, CELLS = 8, 1 << 14   # copies of a small table of sums; cells of a large 
 
 def _sums(code: np.ndarray, size: int, x: np.ndarray, x2: np.ndarray) -> np.ndarray:
     "Count, sum and sum of squares [3, size] by code. Rows take copies of the table in turn, so that a frequent value is not waited for."
-    copies = max(1, min(LANES, CELLS // size))
-    at = code.astype(np.intp) if copies == 1 else code + np.arange(len(code)) % copies * size
+    copies = LANES if size * LANES <= CELLS else 2
+    at = np.tile(np.arange(copies, dtype=np.intp) * size, -(-len(code) // copies))[: len(code)]
+    at += code
     return np.stack([np.bincount(at, w, copies * size) for w in (None, x, x2)]).reshape(3, copies, size).sum(axis=1)
 
 def _cover(sets: Sequence[tuple[int, ...]], width: Sequence[int], most: int) -> list[list[int]]:
