@@ -93,6 +93,19 @@ def test_the_search_agrees_with_polars_and_a_narrow_beam_finds_the_same_first() 
     assert find_slices(table, losses, beam=1).table.head(1).equals(find_slices(table, losses, beam=10_000).table.head(1))
 
 
+@pytest.mark.parametrize("rows, beam", [(3000, 1), (3000, 7), (3000, 60), (12_000, 2), (12_000, 60)])
+def test_every_way_of_counting_gives_the_same_sums(rows: int, beam: int) -> None:
+    "Few pairs are extended on their rows alone, many by tables of three columns, many rows by several threads."
+    table, rng = noise(rows, 2)
+    losses = rng.exponential(np.where(table["c1"] == "b", 2.0, 1.0))
+    given = dict(min_support=30, alpha=1, redundant=True, top=10**6)
+    whole, part = find_slices(table, losses, beam=10**6, **given), find_slices(table, losses, beam=beam, **given)
+    every, some = ({frozenset(s.conditions): (r["n"], r["loss"]) for s, r in zip(f.slices, f.table.to_dicts())} for f in (whole, part))
+    pairs = [frozenset(s.conditions) for s in whole.slices if len(s.conditions) == 2]
+    assert some.keys() == {k for k in every if len(k) < 3 or any(p < k for p in pairs[:beam])}
+    for k, (n, loss) in some.items(): assert every[k] == (n, pytest.approx(loss, abs=1e-12))
+
+
 def test_what_is_found_can_be_read_back_and_holds_the_same_rows() -> None:
     rng = np.random.default_rng(0)
     n = 4000

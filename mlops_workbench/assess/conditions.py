@@ -60,13 +60,15 @@ class Condition:
         column: pl.Series,       # the column that it is about
         *,
         strict: bool = True,     # whether a value that no row has is an error
+        where: str = "",         # the place named in an error
     ) -> np.ndarray:
         "Whether it holds, a row each [n]; a missing value is in no range and equals nothing."
+        where = f"{where}: {self}" if where else str(self)
         if self.kind == "missing": return (as_text(column) if can_be_sliced(column.dtype) else column).is_null().to_numpy()
-        if not can_be_sliced(column.dtype): raise InputError(f"column {self.column!r} of type {column.dtype} cannot be sliced", where=str(self), remedy="name a column of text, numbers or dates")
-        found = _equals(self, column) if self.kind == "=" else _ranges(self, column)
+        if not can_be_sliced(column.dtype): raise InputError(f"column {self.column!r} of type {column.dtype} cannot be sliced", where=where, remedy="name a column of text, numbers or dates")
+        found = _equals(self, column, where) if self.kind == "=" else _ranges(self, column, where)
         if strict and self.kind == "=" and not found.any():
-            raise InputError(f"no row has {self.column!r} = {self.value!r}", where=str(self), remedy=nearest(self.value, as_text(column).drop_nulls().unique().head(10_000)))
+            raise InputError(f"no row has {self.column!r} = {self.value!r}", where=where, remedy=nearest(self.value, as_text(column).drop_nulls().unique().head(10_000)))
         return found.fill_null(False).to_numpy()
 
 # %% ../../nbs/api/3_assess/01a_conditions.ipynb #3f4d1948
@@ -76,20 +78,20 @@ def can_be_sliced(
     "Whether conditions can be put on columns of this type: numbers, text, categories, truth values and dates."
     return t.is_numeric() or t in (pl.String, pl.Categorical, pl.Enum, pl.Boolean, pl.Date, pl.Datetime, pl.Null)
 
-def _equals(c: Condition, column: pl.Series) -> pl.Series:
+def _equals(c: Condition, column: pl.Series, where: str) -> pl.Series:
     if not column.dtype.is_numeric(): return as_text(column) == c.value
     x = _quantity(c.value)
-    if not isinstance(x, float): raise InputError(f"{c.value!r} is no number, as column {c.column!r} is", where=str(c), remedy=f"write {_quoted(c.column)} = NUMBER, or {_quoted(c.column)} is missing")
+    if not isinstance(x, float): raise InputError(f"{c.value!r} is no number, as column {c.column!r} is", where=where, remedy=f"write {_quoted(c.column)} = NUMBER, or {_quoted(c.column)} is missing")
     if column.dtype.is_integer(): return as_text(column) == (str(int(c.value)) if re.fullmatch(r"[-+]?\d+", c.value) else str(int(x)) if x.is_integer() else "")
     return column.cast(pl.Float64) == x
 
-def _ranges(c: Condition, column: pl.Series) -> pl.Series:
+def _ranges(c: Condition, column: pl.Series, where: str) -> pl.Series:
     low, high = (_quantity(t) if t else None for t in (c.low, c.high))
     if column.dtype.is_numeric(): kind, x = float, column.cast(pl.Float64).fill_nan(None)
     elif column.dtype in (pl.Date, pl.Datetime): kind, x = datetime, _moments(column)
-    else: raise InputError(f"column {c.column!r} is of type {column.dtype}, which has no order", where=str(c), remedy=f"write {_quoted(c.column)} = VALUE")
+    else: raise InputError(f"column {c.column!r} is of type {column.dtype}, which has no order", where=where, remedy=f"write {_quoted(c.column)} = VALUE")
     if any(b is not None and not isinstance(b, kind) for b in (low, high)):
-        raise InputError(f"column {c.column!r} is of type {column.dtype}, which {str(c).split(' ', 1)[1]!r} does not compare with", where=str(c), remedy="compare numbers with numbers, dates with dates such as 2026-01-31")
+        raise InputError(f"column {c.column!r} is of type {column.dtype}, which {str(c).split(' ', 1)[1]!r} does not compare with", where=where, remedy="compare numbers with numbers, dates with dates such as 2026-01-31")
     found = x.is_not_null()
     if low is not None: found &= x >= low if c.ends[0] == "[" else x > low
     if high is not None: found &= x <= high if c.ends[1] == "]" else x < high

@@ -53,12 +53,13 @@ class Slice:
         table: pl.DataFrame,    # [n] rows with the columns it names
         *,
         strict: bool = True,    # whether a value that no row has is an error
+        where: str = "",        # the place named in an error
     ) -> np.ndarray:            # bool [n]
         "Which rows belong to it; an error names a column or a value that there is not, and the nearest that there is."
-        found = np.ones(len(table), bool)
+        found, where = np.ones(len(table), bool), where or f"slice {self.name!r}"
         for c in self.conditions:
-            if c.column not in table.columns: raise InputError(f"there is no column {c.column!r}", where=f"slice {self.name!r}", remedy=nearest(c.column, table.columns))
-            found &= c.holds(table[c.column], strict=strict)
+            if c.column not in table.columns: raise InputError(f"there is no column {c.column!r}", where=f"{where}: {c}", remedy=nearest(c.column, table.columns))
+            found &= c.holds(table[c.column], strict=strict, where=where)
         return found
 
     def to_json(self) -> dict[str, str]:
@@ -81,7 +82,7 @@ def read_slices(
     "The slices by name, in the order of the settings; an error where one cannot be read, or names a column or value that no row has."
     found = {name: Slice.parse(text, name=name, where=f"settings.ini, [slices] {name}") for name, text in rules.items()}
     if table is not None:
-        for s in found.values(): s.mask(table)
+        for s in found.values(): s.mask(table, where=f"settings.ini, [slices] {s.name}")
     return found
 
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #26086e75
