@@ -129,26 +129,6 @@ def slice_estimates(
         found |= {r["metric"]: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in rows}
     return {f"{metric}(slice:{name})": e for metric, e in found.items()}
 
-# %% ../../nbs/api/3_assess/01a_slices.ipynb #6553a0d8
-def _distinct(search: Counts, ranked: Sequence[np.ndarray], top: int, confidence: float) -> list[int]:
-    "Places of the first `top` candidates (each an array of column, code, column, code...) that say something new."
-    def part(m: np.ndarray) -> Any: return mean_of(float(np.count_nonzero(m)), *(both @ m.astype(float)))
-    both = np.stack([search.x, search.x2])
-    kept: dict[int, np.ndarray] = {}
-    told = np.zeros(len(search.x), bool)
-    for at, where in enumerate(ranked):
-        rows = np.logical_and.reduce([search.codes[j] == c for j, c in where.reshape(-1, 2).tolist()])
-        if any(2 * np.count_nonzero(rows & k) > np.count_nonzero(rows | k) for k in kept.values()): continue
-        fresh = rows & ~told
-        new = np.count_nonzero(fresh) >= max(search.support, np.count_nonzero(rows) / 2)
-        value, error, freedom = welch(part(fresh), part(~rows)) if new else welch(part(rows), part(told & ~rows))
-        if kept and not value - half_width(error, freedom, confidence) > 0: continue
-        kept[at] = rows
-        if len(kept) == top: break
-        told |= rows
-    return list(kept)
-
-
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #f3a3bcd0
 @dataclass(frozen=True)
 class FoundSlices:
@@ -185,6 +165,26 @@ class FoundSlices:
     def _repr_html_(self) -> str: return self.shown().markup
     def __repr__(self) -> str: return repr(self.shown())
 
+# %% ../../nbs/api/3_assess/01a_slices.ipynb #6553a0d8
+def _distinct(search: Counts, ranked: Sequence[np.ndarray], top: int, confidence: float) -> list[int]:
+    "Places of the first `top` candidates (each an array of column, code, column, code...) that say something new."
+    def part(m: np.ndarray) -> Any: return mean_of(float(np.count_nonzero(m)), *(both @ m.astype(float)))
+    both = np.stack([search.x, search.x2])
+    kept: dict[int, np.ndarray] = {}
+    told = np.zeros(len(search.x), bool)
+    for at, where in enumerate(ranked):
+        rows = np.logical_and.reduce([search.codes[j] == c for j, c in where.reshape(-1, 2).tolist()])
+        if any(2 * np.count_nonzero(rows & k) > np.count_nonzero(rows | k) for k in kept.values()): continue
+        fresh = rows & ~told
+        new = np.count_nonzero(fresh) >= max(search.support, np.count_nonzero(rows) / 2)
+        value, error, freedom = welch(part(fresh), part(~rows)) if new else welch(part(rows), part(told & ~rows))
+        if kept and not value - half_width(error, freedom, confidence) > 0: continue
+        kept[at] = rows
+        if len(kept) == top: break
+        told |= rows
+    return list(kept)
+
+
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #5dac1994
 def _check_search(table: pl.DataFrame, losses: Any, columns: Sequence[str], limits: Mapping[str, tuple[float, float, float]]) -> np.ndarray:
     "The losses as numbers; an error where they, a column or a limit do not fit."
@@ -219,7 +219,7 @@ def find_slices(
     redundant: bool = False,                  # whether redundant slices are kept
 ) -> FoundSlices:
     "The slices of up to three conditions whose rows lose more than the others, the clearest first."
-    names = [c for c in (table.columns if columns is None else dict.fromkeys(columns))]
+    names = list(table.columns if columns is None else dict.fromkeys(columns))
     support = max(32, -(-len(table) // 100)) if min_support is None else min_support
     x = _check_search(table, losses, names, {"depth": (depth, 1, 3), "min_support": (support, 2, 1e12), "beam": (beam, 1, 1e6), "bins": (bins, 2, 50), "top": (top, 1, 1e9),
                                              "alpha": (alpha, 1e-12, 1), "confidence": (confidence, 0.5, 0.999)})
