@@ -194,6 +194,22 @@ def test_an_assessment_tells_of_named_and_found_slices_and_gates_ask_them() -> N
     assert "women of Ulm" in page and "were tried" in page and "<script>" not in page
 
 
+@pytest.mark.parametrize("framing, gate", [("multiclass", "accuracy(slice:ulm) >= 0.9"), ("regression", "mae(slice:ulm) <= 0.1")])
+def test_other_framings_are_sliced_too(framing: str, gate: str) -> None:
+    _, rows, _ = lender(1200)
+    rng, hard = np.random.default_rng(1), (rows["town"] == "Ulm").to_numpy()
+    if framing == "multiclass":
+        label = rng.integers(0, 3, 1200)
+        score = pl.Series(np.where(hard[:, None], 1 / 3, np.eye(3)[label] * 0.9 + 0.1 / 3).tolist(), dtype=pl.Array(pl.Float64, 3))
+    else: label, score = rng.normal(size=1200), pl.Series(np.zeros(1200))
+    if framing == "regression": score = pl.Series(label + rng.normal(0, np.where(hard, 3, 0.05)))
+    task = Task(name="t", target="y", framing=framing, classes=("a", "b", "c") if framing == "multiclass" else (), features=("income", "town"))
+    weights = rng.integers(1, 3, 1200).astype(float)
+    a = assess_predictions(task, pl.DataFrame({"label": label}).with_columns(score=score), pl.DataFrame(), rows=rows, slices={"ulm": "town = Ulm"}, gates={"g": gate}, weights=weights)
+    assert a.gates[0].answer == "fail" and a.sliced.found and a.sliced.found.slices[0].predicate == "town = Ulm"
+    assert a.chosen.estimates["loss_difference(slice:ulm)"].low > 0 and "ulm" in repr(a.section("slices")) and json.dumps(a.to_json(), allow_nan=False)
+
+
 def test_a_deployed_model_is_asked_too_and_a_gate_on_an_unknown_slice_is_refused() -> None:
     task, rows, predictions = lender()
     given = dict(policy=Policy("threshold", threshold=0.5), rows=rows, slices={"ulm": "town = Ulm", "rare": "town = Nowhere"})

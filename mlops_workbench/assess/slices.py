@@ -190,7 +190,7 @@ def _check_search(table: pl.DataFrame, losses: Any, columns: Sequence[str], limi
     "The losses as numbers; an error where they, a column or a limit do not fit."
     for name, (value, low, high) in limits.items():
         if not low <= value <= high: raise ParameterError(f"{name} is {value}", where="find_slices", remedy=f"give a value from {low:g} to {high:g}")
-    for c in columns:
+    for c in columns if not set(columns) <= set(table.columns) else ():
         if c not in table.columns: raise InputError(f"there is no column {c!r}", where="find_slices, columns", remedy=nearest(c, table.columns))
     x = np.asarray(losses, float)
     if x.shape != (len(table),): raise InputError(f"there are {len(table):,} rows but losses of shape {x.shape}", where="find_slices", remedy="give one loss, or one error indicator, a row")
@@ -291,7 +291,8 @@ class Sliced:
         "The named slices' rows, and the slices found in the columns."
         named = read_slices(rules)
         inside = {name: s.mask(rows, strict=False) for name, s in named.items()}
-        columns = [c for c in columns if c in rows.columns]
+        there = set(rows.columns)
+        columns = [c for c in columns if c in there]
         return cls(named, inside, find_slices(rows, losses, columns=columns, confidence=confidence) if columns else None)
 
     def shown(
