@@ -20,7 +20,7 @@ def welch(
     b: tuple[Any, Any, Any],   # of the other
 ) -> tuple[Any, Any, Any]:
     "The difference of two means, its standard error and the degrees of freedom (Welch, 1947)."
-    (n, m, u), (k, o, v) = a, b
+    (n, m, u), (k, o, v) = ([np.asarray(x, float) for x in part] for part in (a, b))
     with np.errstate(invalid="ignore", divide="ignore"):
         return m - o, np.sqrt(u + v), np.where(u + v > 0, (u + v) ** 2 / (u * u / (n - 1) + v * v / (k - 1)), np.minimum(n, k) - 1)
 
