@@ -21,10 +21,11 @@ from .evidence import Evidence, Fairness, choose, gather, sensitive_groups, wort
 from .fairness import DISPARITIES, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
 from .ladder import calibration, calibration_figure, compare, ladder_figure, roc_figure
-from .means import constant_scores
+from .means import constant_scores, losses
 from .metrics import Estimate
 from .mitigate import UNMITIGATED, Candidate, Limit, candidates_figure, candidates_table, fit_policies
 from .operating import Condition, OperatingPoint, disagreements, operating_point, read_conditions
+from .slices import Sliced
 from .value import value_curve, value_figure, value_table
 from ..core import show
 from ..core.errors import InputError, SettingsError, nearest
@@ -58,6 +59,7 @@ class Assessment:
     notes: list[str] = field(default_factory=list)
     operating: OperatingPoint | str | None = None   # the best threshold under the settings' conditions, or why there is none
     differ: list[str] = field(default_factory=list) # where the loss and the value disagree, in sentences
+    sliced: Sliced = field(default_factory=Sliced)   # the slices named and found
 
     @property
     def reason(self) -> str:
@@ -108,7 +110,7 @@ class Assessment:
 
     def section(
         self,
-        name: str,   # performance, fairness or candidates
+        name: str,   # performance, slices, fairness or candidates
     ) -> show.Html:
         "That part of a report, its tables and figures in reading order; where there is nothing to show, why."
         return show.stack(_SECTIONS[name](self))
@@ -242,7 +244,7 @@ def _offered(a: Assessment) -> list[show.Html]:
         else f"thresholds are fitted to decisions between two classes, and this task is {a.task.framing}"
     return [show.note(f"Nothing was fitted: {why}.")]
 
-_SECTIONS = {"performance": _performance, "fairness": _fairness, "candidates": _offered}
+_SECTIONS = {"performance": _performance, "slices": lambda a: a.sliced.shown(a.chosen.estimates, a.task.framing), "fairness": _fairness, "candidates": _offered}
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #afb252d2
 def plain(
@@ -267,7 +269,7 @@ def _json(a: Assessment) -> dict[str, Any]:
         "performance": a.performance, "ladder": a.ladder, "calibration": a.calibration, "estimates": a.chosen.estimates,
         "status_quo": a.chosen.status_quo, "operating_point": a.operating, "loss_and_value_differ": a.differ,
         **({"residuals": residuals(a.labels, a.scores)} if a.task.framing == "regression" else {"classes_found": by_class(a.labels, a.chosen.decisions, a.task.classes)}),
-        "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
+        "slices": a.sliced.to_json(a.chosen.estimates), "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
         "limit": None if a.limit is None else {"metric": a.limit.metric, "column": a.limit_column, "value": a.limit.value},
         "candidates": [c.to_json() | {"gates": e.answers} for c, e in zip(a.candidates, a.evidence)],
         "gates": a.gates, "gates_unmitigated": first.answers if a.chosen_at else None})
@@ -320,6 +322,8 @@ def assess_predictions(
     sensitive: pl.DataFrame,                  # [n] the sensitive columns of the same rows
     *,
     gates: Mapping[str, str] | None = None,   # name -> rule
+    slices: Mapping[str, str] | None = None,  # name -> predicate
+    rows: pl.DataFrame | None = None,         # [n] the columns that slices name and are searched in; the sensitive ones when None
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
     present: np.ndarray | None = None,        # [n] what is decided now, from `present_decisions`
@@ -333,11 +337,12 @@ def assess_predictions(
     settings, seed = settings or AssessSettings(), task.seed if seed is None else seed
     conditions = _conditions(task, settings)
     groups = sensitive_groups(sensitive)
-    rules = read_gates(gates or {}, framing=task.framing, columns=groups)
+    rules = read_gates(gates or {}, framing=task.framing, columns=[*groups, *(f"slice:{s}" for s in slices or {})])
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     labels, models, notes = predictions["label"].to_numpy(), _model_scores(predictions, task, weights), []
     scores, folds = models["this model"], predictions["fold"].to_numpy() if "fold" in predictions.columns else np.full(len(predictions), -1)
-    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "small": small, **options}
+    sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
+    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "small": small, "slices": sliced.inside, **options}
     candidates, limit, column = [], None, ""
     if task.framing == "binary":
         limit, column, note = _limit_from(rules, list(groups))
@@ -354,7 +359,12 @@ def assess_predictions(
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, _scheme(folds), len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
-                      settings, seed, run, notes, **_thresholds(task, labels, models, ladder, conditions, options))
+                      settings, seed, run, notes, sliced=sliced, **_thresholds(task, labels, models, ladder, conditions, options))
+
+def _sliced(task: Task, labels: np.ndarray, scores: np.ndarray, sensitive: pl.DataFrame, slices: Mapping[str, str] | None, rows: pl.DataFrame | None, confidence: float) -> Sliced:
+    rows = sensitive if rows is None else rows
+    if rows.width and len(rows) != len(labels): raise InputError(f"there are {len(labels)} predictions but {len(rows)} rows to slice", remedy="pass the same rows in the same order")
+    return Sliced.of(slices or {}, rows, losses(labels, scores, **task.aim), columns=list(dict.fromkeys((*task.features, *task.sensitive))), confidence=confidence)
 
 def _scheme(folds: np.ndarray) -> str:
     inside, out = len(set(folds[folds >= 0].tolist())), int((folds < 0).sum())
@@ -370,6 +380,8 @@ def assess_scores(
     *,
     policy: Policy,                           # the deployed one
     gates: Mapping[str, str] | None = None,   # name -> rule
+    slices: Mapping[str, str] | None = None,  # name -> predicate
+    rows: pl.DataFrame | None = None,         # [n] the columns that slices name and are searched in; the sensitive ones when None
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
     present: np.ndarray | None = None,        # [n] what is decided now, from `present_decisions`
@@ -384,9 +396,10 @@ def assess_scores(
     _check(predictions, sensitive)
     settings, seed, groups = settings or AssessSettings(), task.seed if seed is None else seed, sensitive_groups(sensitive)
     conditions = _conditions(task, settings)
-    rules = [g for g in read_gates(gates or {}, framing=task.framing) if g.metric != "price" and (not g.column or g.column in groups)]
+    rules = [g for g in read_gates(gates or {}, framing=task.framing) if g.metric != "price" and (not g.column or g.column in (*groups, *(f"slice:{s}" for s in slices or {})))]
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     models, labels = _model_scores(predictions, task, weights), predictions["label"].to_numpy()
+    sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
     if task.framing == "regression": decisions = scores
     elif policy.kind == "by_group":
         if policy.group_column not in sensitive.columns:
@@ -395,11 +408,11 @@ def assess_scores(
     else: decisions = policy.decide(scores)
     price = Estimate(None, n=len(labels), note="no candidates were fitted")
     piece = gather(task, labels, scores, groups, rules, name="the deployed policy", policy=policy, decisions=decisions, price=price, weights=weights,
-                   present=present, small=small, **options)
+                   present=present, small=small, slices=sliced.inside, **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
     at, reasons = choose([piece])
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores, ladder,
-                      calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run,
+                      calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced,
                       notes=[f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [],
                       **_thresholds(task, labels, models, ladder, conditions, options))

@@ -16,9 +16,11 @@ import polars as pl
 from .fairness import by_group, cross, describe_disparity, disparities, error_by_group, error_difference, group_names
 from .gates import Answer, Gate, held_back
 from .ladder import calibration, calibration_error
+from .means import losses
 from .metrics import Estimate, performance
 from .mitigate import UNMITIGATED, Candidate
 from .status_quo import StatusQuo, beside_status_quo
+from .slices import slice_estimates
 from .value import mean_value
 from ..core import show
 from ..model.policy import Policy
@@ -107,6 +109,7 @@ def gather(
     policy: Policy,                      # that made the decisions
     decisions: np.ndarray,               # [n]
     price: Estimate | None = None,       # against unmitigated
+    slices: Mapping[str, np.ndarray] | None = None,   # name -> bool [n]: its rows
     constant: np.ndarray | None = None,  # scores of the constant model
     present: np.ndarray | None = None,   # [n] what is decided now, from `present_decisions`
     weights: np.ndarray | None = None,   # [n] of the rows, for performance
@@ -127,6 +130,9 @@ def gather(
     for column, g in groups.items():
         fairness[column], found = fairness_of(task, labels, decisions, g, column=column, scores=scores, small=small, **options)
         estimates |= found
+    each = losses(labels, scores, **task.aim) if slices else labels
+    for part, inside in (slices or {}).items():
+        estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=table["metric"], decisions=decisions, constant=constant, weights=weights, aim=task.aim, **options)
     return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates], now)
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #d0cd6d0c

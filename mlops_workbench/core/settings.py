@@ -137,6 +137,7 @@ class Settings:
     task: TaskSettings = field(default_factory=TaskSettings)
     tune: TuneSettings = field(default_factory=TuneSettings)
     assess: AssessSettings = field(default_factory=AssessSettings)
+    slices: dict[str, str] = field(default_factory=dict)   # name -> predicate of the rows that are also assessed alone
     gates: dict[str, str] = field(default_factory=dict)    # name -> metric, limit and mode
     serve: ServeSettings = field(default_factory=ServeSettings)
     monitor: MonitorSettings = field(default_factory=MonitorSettings)

@@ -29,6 +29,7 @@ from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
 from ..assess.tables import write_tables
 from ..assess.trust import Trust, examine
+from ..assess.slices import read_slices
 from ..core import show
 from ..core.errors import GateError, NotFoundError, WorkbenchError
 from ..core.runs import JobRun, Runs, file_version
@@ -106,6 +107,7 @@ def prepare(
     marks = {s.column: tuple(t.value for t in sentinels if t.column == s.column) for s in sentinels}
     task = frame_task(frame, settings, name=settings.project.name, seed=settings.project.seed, sentinels=marks)
     frame = task.labelled(frame)
+    read_slices(settings.slices, frame)   # a slip in them is told before the search
     split = split_rows(frame, task, test_share=settings.task.test_share, folds=settings.task.folds, small=settings.task.small)
     return Prepared(version, frame, task, split, sentinels)
 
@@ -256,12 +258,17 @@ def evidence(
     else:
         found = searched(run, tune_run)
         rows = found.frame[found.predictions["row"].to_numpy()]
-        assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, settings=settings.assess,
+        read_slices(settings.slices, found.frame)
+        assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=settings.slices, rows=_to_slice(found.task, rows), settings=settings.assess,
                                         weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), run=run.id)
     for r in assessment.performance.to_dicts(): run.metric(r["metric"], r["estimate"])
     for key, e in assessment.chosen.estimates.items():
         if "(" in key: run.metric(key, e.value)
     return assessment, found
+
+def _to_slice(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
+    "The rows with the numbers that stand for a missing value missing."
+    return rows.with_columns(pl.when(~pl.col(c).cast(pl.Float64).is_in(v)).then(pl.col(c)).alias(c) for c, v in task.sentinels.items() if c in rows.columns)
 
 def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     "The assessment of a deployed model on the rows of a file."
@@ -277,7 +284,7 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
     return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
-                         gates=settings.gates, settings=settings.assess, present=present_decisions(task, frame), run=run.id)
+                         gates=settings.gates, slices=settings.slices, rows=_to_slice(task, frame), settings=settings.assess, present=present_decisions(task, frame), run=run.id)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
 def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
