@@ -302,7 +302,7 @@ def audit_tables(
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #424d9646
 def _four_fifths(low: float, high: float) -> str:
     "What the interval of a selection rate ratio says of the four-fifths rule."
-    return "It is below four fifths." if high < 0.8 else "It is not below four fifths." if low >= 0.8 else "Four fifths lie inside its interval."
+    return "The ratio is below four fifths." if high < 0.8 else "The ratio is not below four fifths." if low >= 0.8 else "Four fifths lie inside the ratio's interval."
 
 def audit_sentences(
     a: Audit,
