@@ -312,16 +312,21 @@ def assess_predictions(
     at, reasons = choose(evidence, {c.name: c for c in candidates})
     doubt = measure_uncertainty(labels, scores, evidence[at].decisions, task.framing, policy=evidence[at].policy, wish=wish, folds=folds, groups=groups, small=small,
                                 value=worth_of(task) if task.framing == "binary" else None, **options)
-    notes += _banded(doubt)
+    notes += _banded(doubt, rules)
     return Assessment(task, _scheme(folds), len(labels), labels, scores, compare(labels, models, **task.aim, against="this model", weights=weights, **options),
                       calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
                       settings, seed, run, notes, doubt)
 
-def _banded(doubt: Uncertainty) -> list[str]:
-    "What the verdict must say of a band, if one was asked for."
+def _banded(doubt: Uncertainty, gates: Sequence[Gate]) -> list[str]:
+    "What the verdict must say of a band, if one was asked for, and the gates that it would not pass where nobody in it got a positive decision."
     left = doubt.abstention
-    if not left: return []
-    return [f"{left.sentences[1]} The gates were asked about the decisions on all rows."] if left.band else left.sentences[:1]
+    if not left or not left.band: return left.sentences[:1] if left else []
+    said = [f"{next(s for s in left.sentences if s.startswith('From '))} The gates were asked about the decisions on all rows."]
+    for gate in (g for g in gates if g.metric == "selection_rate_ratio"):
+        for r in left.gaps.filter(column=gate.column, metric="at_once_ratio").to_dicts():
+            answer = gate.ask({gate.key: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"])})
+            if answer.answer != "pass": said.append(f"If nobody in the band were decided positive: {answer.sentence}")
+    return said
 
 def _wish(settings: AssessSettings, task: Task) -> Wish:
     "What a band without decisions is wanted for; an error where the task has no threshold to put it around."
@@ -371,8 +376,9 @@ def assess_scores(
                    small=small, **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
     at, reasons = choose([piece])
+    notes = [f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else []
     doubt = measure_uncertainty(labels, scores, decisions, task.framing, policy=policy, groups=groups, small=small, value=worth_of(task) if task.framing == "binary" else None, **options)
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores,
                       compare(labels, models, **task.aim, against="this model", weights=weights, **options),
                       calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run,
-                      notes=[f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [], uncertainty=doubt)
+                      notes=notes + _banded(doubt, rules), uncertainty=doubt)
