@@ -9,6 +9,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'mlops_workbench/assess/abstain.py'),
                                                 'mlops_workbench.assess.abstain._inside': ( 'api/3_assess/abstain.html#_inside',
                                                                                             'mlops_workbench/assess/abstain.py'),
+                                                'mlops_workbench.assess.abstain._places': ( 'api/3_assess/abstain.html#_places',
+                                                                                            'mlops_workbench/assess/abstain.py'),
                                                 'mlops_workbench.assess.abstain._spelled': ( 'api/3_assess/abstain.html#_spelled',
                                                                                              'mlops_workbench/assess/abstain.py'),
                                                 'mlops_workbench.assess.abstain._worth': ( 'api/3_assess/abstain.html#_worth',

@@ -73,12 +73,12 @@ def test_cross_fitted_coverage_is_a_measurement():
         assert not found.notes
 
 
-@pytest.mark.parametrize("risk", [0.1, 0.2])
+@pytest.mark.parametrize("risk", [0.15, 0.2])
 def test_the_band_keeps_its_risk(risk):
     "In no more of the samples than the confidence allows does the population's risk exceed the one that was asked for."
-    rng, over, found = np.random.default_rng(0), 0, 0
+    over = found = 0
     truth = lambda p: 0.8 * p + 0.1      # the model is too sure of itself
-    new = rng.beta(0.5, 0.5, 200_000)
+    new = np.random.default_rng(1234).beta(0.5, 0.5, 200_000)
     chance = np.where(new >= 0.5, 1 - truth(new), truth(new))
     for seed in range(100):
         rng = np.random.default_rng(seed)
@@ -90,7 +90,7 @@ def test_the_band_keeps_its_risk(risk):
         decided = ~Policy("threshold", band=band).undecided(new)
         over += chance[decided].mean() > risk
     assert over <= binom.ppf(0.999, 100, 0.1)
-    assert found >= (90 if risk == 0.2 else 0)
+    assert found >= (95 if risk == 0.2 else 25)
 
 
 def test_capacity_and_risk_together():
@@ -132,6 +132,14 @@ def test_thresholds_above_one_and_by_group():
     own = Policy("by_group", group_column="g", thresholds={"a": 0.4, "b": 0.6}, fallback=0.5)
     found = abstain(y, p, own.decide(p, g), own, Wish(risk=0.1), groups={"g": g}, folds=np.arange(2000) % 3)
     assert found.band[0] <= 0.4 and found.band[1] >= 0.6 and found.answered.high < 0.14
+
+
+def test_a_risk_kept_on_average_is_said_to_fail_a_group():
+    rng = np.random.default_rng(4)
+    p, g = rng.beta(0.4, 0.4, 6000), np.where(rng.random(6000) < 0.9, "most", "few")
+    y = (rng.random(6000) < np.where(g == "most", p, 0.5 + 0.4 * (p - 0.5))).astype(int)
+    found = abstain(y, p, (p >= 0.5).astype(int), Policy("threshold"), Wish(risk=0.1), groups={"g": g})
+    assert found.answered.high < 0.12 and any("exceeded among the decided of g few" in s and "g most" not in s for s in found.sentences)
 
 
 def test_scores_that_are_none_are_refused_once():

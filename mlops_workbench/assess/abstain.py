@@ -6,7 +6,7 @@
 __all__ = ['WHO', 'thresholds_of', 'bands', 'passed_in_sequence', 'band_for_risk', 'band_for_capacity', 'Wish', 'choose_band',
            'leaves_table', 'gaps_table', 'Abstention', 'abstain', 'costs_of', 'share_of']
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #d60d49b2
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #c6e7a729
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from ..core import show
 from ..core.errors import InputError
 from ..model.policy import Policy, reach
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #6d91c2e2
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #c4f26ff4
 def thresholds_of(
     policy: Policy,   # 'threshold' or 'by_group'
 ) -> tuple[float, float]:
@@ -46,15 +46,19 @@ def bands(
     if len(cuts) > most: cuts = cuts[np.unique(np.minimum(np.searchsorted(cuts, np.quantile(doubt, np.linspace(0, 1, most))), len(cuts) - 1))]
     return np.stack([np.minimum(cuts / costs[1], low), np.maximum(1 - cuts / costs[0], high)], axis=1)
 
+def _places(ascending: np.ndarray, family: np.ndarray) -> np.ndarray:
+    "The first place in each band and the first above it [bands, 2], among ascending scores."
+    return np.searchsorted(ascending, np.array([[reach(a), reach(b)] for a, b in family]).reshape(-1, 2))
+
 def _inside(scores: np.ndarray, band: Sequence[float]) -> np.ndarray:
     return Policy("threshold", band=tuple(map(float, band))).undecided(scores) if len(band) else np.zeros(len(scores), bool)
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #cdf324c1
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #fc4d5e30
 def passed_in_sequence(
     chances: np.ndarray,   # [m] p values, in the order of the walk
     level: float,          # chance of any wrong claim, 0 to 1
     *,
-    starts: int = 5,       # evenly spaced
+    starts: int = 3,       # evenly spaced
 ) -> np.ndarray:
     "Which were passed, bool [m]: a walk from each start goes on until one is not."
     out = np.zeros(len(chances), bool)
@@ -71,12 +75,12 @@ def band_for_risk(
     risk: float,                # share of wrong decisions among those made, 0 to 1
     *,
     confidence: float = 0.95,   # that the risk is kept to
-    starts: int = 5,            # of the walk
+    starts: int = 3,            # of the walk
 ) -> tuple[float, ...] | None:
     "The narrowest band that keeps to the risk with that confidence, () where every row can be decided, None where no band does."
     from scipy.stats import binom
     order, level = np.argsort(scores, kind="stable"), 1 - confidence
-    inside = np.array([[np.searchsorted(scores[order], reach(end)) for end in band] for band in family] + [[0, 0]])
+    inside = np.r_[_places(scores[order], family), [[0, 0]]]
     errors = np.r_[0, np.cumsum(wrong[order])]
     made = len(scores) - (inside[:, 1] - inside[:, 0])
     found = errors[-1] - (errors[inside[:, 1]] - errors[inside[:, 0]])
@@ -86,19 +90,19 @@ def band_for_risk(
     if not len(passed): return None
     return tuple(map(float, family[passed[-1]])) if passed[-1] < len(family) else ()
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #3fa03f83
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #aeb08f0a
 def band_for_capacity(
     scores: np.ndarray,   # [n] probabilities of the positive class
     family: np.ndarray,   # [bands, 2] from `bands`
     capacity: float,      # share of rows, 0 to 1
 ) -> tuple[float, ...]:
     "The widest band that takes no more; () where even the narrowest does."
-    order = np.sort(scores)
-    takes = np.array([np.searchsorted(order, reach(b)) - np.searchsorted(order, reach(a)) for a, b in family], float) / max(len(scores), 1)
+    places = _places(np.sort(scores), family)
+    takes = (places[:, 1] - places[:, 0]) / max(len(scores), 1)
     fits = np.flatnonzero((takes <= capacity + 1e-12) & (takes > 0))
     return tuple(map(float, family[fits[0]])) if len(fits) else ()
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #11677ab7
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #c877a296
 @dataclass(frozen=True)
 class Wish:
     "What a band is wanted for."
@@ -131,7 +135,7 @@ def choose_band(
     tail = f"The band is {can}." if able else f"There is no band{f': {can}' if can else ''}."
     return able, f"It was asked that {kept}: {short}{' it' if found is None else ''}. {tail}"
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #a425e1ae
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #204772a9
 def leaves_table(
     wrong: np.ndarray,                                # [n] bool: the decision is wrong
     left: np.ndarray,                                 # [n] bool: it is not made
@@ -211,6 +215,8 @@ def abstain(
     gap = gaps_table(labels, decisions, left, groups or {}, **options)
     row = table.row(0, named=True)
     spelled = [*([why] if why else []), *(_spelled(band, refer, row, gap, table) if band else []), *said]
+    worse = [f"{r['column']} {r['group']} ({share_of(r, 'wrong')})" for r in table.to_dicts() if r["column"] and wish.risk and (r["wrong_low"] or 0) > wish.risk]
+    if worse: spelled.append(f"The risk of {wish.risk:.1%} is one for everybody, and exceeded among the decided of {', '.join(worse)}.")
     if band and value: spelled.insert(2, _worth(labels, decisions, left, value, confidence, replicates, seed))
     return Abstention(band, refer, spelled, table, gap, Estimate(row["wrong"], row["wrong_low"], row["wrong_high"], int((~left).sum())), Estimate(row["left"], row["left_low"], row["left_high"], len(left)))
 
@@ -222,7 +228,7 @@ def costs_of(
     found = float(value["tn"] - value["fp"]), float(value["tp"] - value["fn"])
     return found if min(found) > 0 else (1.0, 1.0)
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #c712922c
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #aca1f73e
 def share_of(
     row: Mapping[str, Any],   # a row of `leaves_table`
     key: str,                 # left, wrong or wrong_left

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Curve', 'Uncertainty', 'measure_uncertainty', 'uncertainty_parts']
 
-# %% ../../nbs/api/3_assess/03d_certainty.ipynb #02f7468d
+# %% ../../nbs/api/3_assess/03d_certainty.ipynb #1d4ac751
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from .uncertainty import METHODS, coverage_table, cross_conformal, doubts, risk_
 from ..core import show
 from ..model.policy import Policy
 
-# %% ../../nbs/api/3_assess/03d_certainty.ipynb #731d22ee
+# %% ../../nbs/api/3_assess/03d_certainty.ipynb #6a0176aa
 @dataclass(frozen=True)
 class Curve:
     "How the risk falls as the least certain rows are left out."
@@ -81,7 +81,7 @@ def measure_uncertainty(
 def _curve(loss: str, each: np.ndarray, doubt: np.ndarray, options: Mapping[str, Any]) -> Curve:
     return Curve(loss, risk_curve(each, doubt), risk_table(each, doubt, **options), risk_area(each, doubt, **options), float(each.mean()))
 
-# %% ../../nbs/api/3_assess/03d_certainty.ipynb #f08d49e6
+# %% ../../nbs/api/3_assess/03d_certainty.ipynb #45a12cfd
 def uncertainty_parts(
     u: Uncertainty,   # from `measure_uncertainty`
 ) -> list[show.Html]:
@@ -90,13 +90,14 @@ def uncertainty_parts(
     rows = [{"method": r["method"], "limit": r["limit"], "group": f"{r['column']}: {r['group']}" if r["column"] else r["group"], "n": r["n"], "coverage": show.interval(r["coverage"], r["low"], r["high"]),
              "width" if sets == "interval" else "classes in the set": r["size"]} | ({} if sets == "interval" else {"one class": r["one"]}) for r in u.coverage.to_dicts()]
     short = [r for r, c in zip(rows, u.coverage.to_dicts()) if not c["column"] or c["high"] < u.asked]
-    said = f"Conformal {sets}s that are to hold the truth for {u.asked:.0%} of rows, measured on rows that had no part in their limits. A group whose coverage is below that is shown here; all are in the folded table."
+    how = " lac makes the sets small on average, aps lets them grow where a row is hard." if sets == "set" else ""
+    said = f"Conformal {sets}s that are to hold the truth for {u.asked:.0%} of rows, measured on rows that had no part in their limits.{how} A group whose coverage is below that is shown here; all are in the folded table."
     out = [show.note(said), show.table(short, caption=f"Coverage and size of {sets}s"), show.folded(f"All {len(rows)} lines", show.table(rows)), *(show.note(n, "warn") for n in u.notes)]
     for c in u.curves:
         marks = {"with the band": (1 - a.left.value, a.answered.value)} if a and a.band and c is u.curves[0] and a.left.value is not None and a.answered.value is not None else {}
         alt = f"The {c.loss} among the answered rows against their share; the area below is {c.area}, and would be {c.all_rows:.3f} if rows were left out at random."
-        table = show.table([{"share answered": r["share"], "rows": r["answered"], c.loss: show.interval(r["risk"], r["low"], r["high"])} for r in c.table.to_dicts()], caption=f"Where the least certain rows are left out: {c.loss}")
-        out += [show.picture(risk_figure(c.curve, c.table, marks, loss=c.loss), alt), table, show.note(alt[:1].upper() + alt[1:])]
+        table = show.table([{"share answered": r["share"], "rows": r["answered"], c.loss: show.interval(r["risk"], r["low"], r["high"])} for r in c.table.to_dicts()])
+        out += [show.picture(risk_figure(c.curve, c.table, marks, loss=c.loss), alt), show.note(alt), show.folded(f"The {c.loss} where the least certain rows are left out, as a table", table)]
     if not a: return [*out, *([show.note("No band is left to others: [assess] abstain_risk or abstain_capacity asks for one.")] if u.curves else [])]
     out += [show.note(s) for s in a.sentences]
     spelled = [{"group": f"{r['column']}: {r['group']}" if r["column"] else r["group"], "n": r["n"], "not decided": share_of(r, "left"), "wrong among the decided": share_of(r, "wrong"), "wrong in the band": share_of(r, "wrong_left")} for r in a.table.to_dicts()]
