@@ -25,6 +25,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'mlops_workbench/assess/abstain.py'),
                                                 'mlops_workbench.assess.abstain.choose_band': ( 'api/3_assess/abstain.html#choose_band',
                                                                                                 'mlops_workbench/assess/abstain.py'),
+                                                'mlops_workbench.assess.abstain.chosen_across': ( 'api/3_assess/abstain.html#chosen_across',
+                                                                                                  'mlops_workbench/assess/abstain.py'),
                                                 'mlops_workbench.assess.abstain.costs_of': ( 'api/3_assess/abstain.html#costs_of',
                                                                                              'mlops_workbench/assess/abstain.py'),
                                                 'mlops_workbench.assess.abstain.gaps_table': ( 'api/3_assess/abstain.html#gaps_table',

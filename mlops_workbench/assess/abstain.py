@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['WHO', 'thresholds_of', 'bands', 'passed_in_sequence', 'band_for_risk', 'band_for_capacity', 'Wish', 'choose_band',
-           'leaves_table', 'gaps_table', 'Abstention', 'abstain', 'costs_of', 'share_of']
+           'leaves_table', 'gaps_table', 'Abstention', 'chosen_across', 'abstain', 'costs_of', 'share_of']
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #c6e7a729
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #207f7998
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -22,7 +22,7 @@ from ..core import show
 from ..core.errors import InputError
 from ..model.policy import Policy, reach
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #c4f26ff4
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #11809e35
 def thresholds_of(
     policy: Policy,   # 'threshold' or 'by_group'
 ) -> tuple[float, float]:
@@ -53,7 +53,7 @@ def _places(ascending: np.ndarray, family: np.ndarray) -> np.ndarray:
 def _inside(scores: np.ndarray, band: Sequence[float]) -> np.ndarray:
     return Policy("threshold", band=tuple(map(float, band))).undecided(scores) if len(band) else np.zeros(len(scores), bool)
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #fc4d5e30
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #b25a5a4b
 def passed_in_sequence(
     chances: np.ndarray,   # [m] p values, in the order of the walk
     level: float,          # chance of any wrong claim, 0 to 1
@@ -90,7 +90,7 @@ def band_for_risk(
     if not len(passed): return None
     return tuple(map(float, family[passed[-1]])) if passed[-1] < len(family) else ()
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #aeb08f0a
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #9d6da113
 def band_for_capacity(
     scores: np.ndarray,   # [n] probabilities of the positive class
     family: np.ndarray,   # [bands, 2] from `bands`
@@ -102,7 +102,7 @@ def band_for_capacity(
     fits = np.flatnonzero((takes <= capacity + 1e-12) & (takes > 0))
     return tuple(map(float, family[fits[0]])) if len(fits) else ()
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #c877a296
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #9e88ed71
 @dataclass(frozen=True)
 class Wish:
     "What a band is wanted for."
@@ -120,12 +120,12 @@ def choose_band(
     wish: Wish,                                # what for
     *,
     costs: tuple[float, float] = (1.0, 1.0),   # of a wrong positive and of a wrong negative decision
-) -> tuple[tuple[float, ...], str]:
-    "The band, () for none, and why it was chosen, in a sentence."
-    if not len(scores): return (), "There are no rows to choose a band on."
+) -> tuple[tuple[float, ...] | None, str]:
+    "The band, () where none is needed, None where none can be had, and why, in a sentence."
+    if not len(scores): return None, "There are no rows to choose a band on."
     able = band_for_capacity(scores, bands(scores, thresholds, costs=costs), wish.capacity) if wish.capacity else ()
     can = f"the widest that takes at most {wish.capacity:.1%} of rows" if able else f"no band takes {wish.capacity:.1%} of rows or less" if wish.capacity else ""
-    if not wish.risk: return able, (f"The band is {can}." if able else f"There is no band: {can}.")
+    if not wish.risk: return able or None, (f"The band is {can}." if able else f"There is no band: {can}.")
     found = band_for_risk(scores, wrong, bands(scores, thresholds), wish.risk, confidence=wish.confidence)
     kept = f"at most {wish.risk:.1%} of the decisions made are wrong, with {wish.confidence:.0%} confidence"
     if found == (): return (), f"There is no band, and none is needed: {kept}."
@@ -133,9 +133,9 @@ def choose_band(
         return found, f"The band is the narrowest for which it is shown that {kept}."
     short = "no band on these rows can show" if found is None else f"the band for which it is shown takes {_inside(scores, found).mean():.1%} of rows, so it is not kept"
     tail = f"The band is {can}." if able else f"There is no band{f': {can}' if can else ''}."
-    return able, f"It was asked that {kept}: {short}{' it' if found is None else ''}. {tail}"
+    return able or None, f"It was asked that {kept}: {short}{' it' if found is None else ''}. {tail}"
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #204772a9
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #d103a380
 def leaves_table(
     wrong: np.ndarray,                                # [n] bool: the decision is wrong
     left: np.ndarray,                                 # [n] bool: it is not made
@@ -182,6 +182,26 @@ class Abstention:
     answered: Estimate              # share of wrong decisions among those made
     left: Estimate                  # share of rows not decided
 
+def chosen_across(
+    scores: np.ndarray,                 # [n] probabilities of the positive class
+    wrong: np.ndarray,                  # [n] bool: the decision is wrong
+    thresholds: tuple[float, float],    # the lowest and the highest of the policy
+    wish: Wish,                         # what for
+    *,
+    costs: tuple[float, float],         # of a wrong positive and of a wrong negative decision
+    folds: np.ndarray,                  # [n] fold of each row
+) -> tuple[tuple[float, ...], np.ndarray, np.ndarray, list[str]]:
+    "The band chosen on all rows; whether each row lies in the one chosen on the other folds [n], and whether there was one [n]; why, and a caveat."
+    found, why = choose_band(scores, wrong, thresholds, wish, costs=costs)
+    band, left, judged = found or (), np.zeros(len(scores), bool), np.ones(len(scores), bool)
+    for fold in np.unique(folds) if band else ():
+        here = folds == fold
+        each, _ = choose_band(scores[~here], wrong[~here], thresholds, wish, costs=costs)
+        left[here], judged[here] = _inside(scores[here], each or ()), each is not None
+    if judged.all(): return band, left, judged, [why]
+    if judged.any(): return band, left, judged, [why, f"What the band leaves is counted on {judged.sum():,} rows: for those of the other folds the rest was too few to choose a band on."]
+    return band, _inside(scores, band), ~judged, [why, "What the band leaves is counted on the rows that it was chosen on, and flatters it: without one of the folds no band was found."]
+
 def abstain(
     labels: np.ndarray,                 # [n] 1 positive, 0 negative
     scores: np.ndarray,                 # [n] probabilities, of models that have not seen the rows
@@ -193,32 +213,24 @@ def abstain(
     groups: Mapping[str, np.ndarray] | None = None,   # column -> groups [n]
     value: Mapping[str, float] | None = None,         # worth of one outcome: tp, fp, fn, tn
     small: int = 30,                    # groups with fewer rows are left out of differences
-    confidence: float = 0.95,           # of the intervals
-    replicates: int = 1000,             # bootstrap draws
-    seed: int = 0,                      # of the draws
+    **options: Any,                     # confidence, replicates, seed
 ) -> Abstention:
     "The band for that wish, and what it leaves on rows that had no part in its choice."
     if policy.kind not in ("threshold", "by_group"): raise InputError(f"a band needs a threshold between two classes; this policy is {policy.kind!r}", where="policy", remedy="leave abstention out")
-    wrong, ends, costs, said = decisions != labels, thresholds_of(policy), costs_of(value), []
-    if policy.band: band, why, left = policy.band, "", _inside(scores, policy.band)
+    wrong, refer, taken = decisions != labels, policy.refer if policy.band else wish.refer, None
+    if policy.band: band, left, judged, said = policy.band, _inside(scores, policy.band), np.ones(len(scores), bool), []
     else:
-        band, why = choose_band(scores, wrong, ends, wish, costs=costs)
-        at, left, none = fold_of(folds, len(labels), seed=seed), np.zeros(len(labels), bool), 0
-        for fold in np.unique(at):
-            here = at == fold
-            each, _ = choose_band(scores[~here], wrong[~here], ends, wish, costs=costs)
-            left[here], none = _inside(scores[here], each), none + (not each)
-        if band and none: said = [f"In {none} of {len(np.unique(at))} folds the rows were too few for a band, and all were decided there."]
-    refer = policy.refer if policy.band else wish.refer
-    table = leaves_table(wrong, left, groups, confidence=confidence)
-    options: dict[str, Any] = {"small": small, "confidence": confidence, "replicates": replicates, "seed": seed}
-    gap = gaps_table(labels, decisions, left, groups or {}, **options)
-    row = table.row(0, named=True)
-    spelled = [*([why] if why else []), *(_spelled(band, refer, row, gap, table) if band else []), *said]
+        at = fold_of(folds, len(labels), seed=options.get("seed", 0))
+        band, left, judged, said = chosen_across(scores, wrong, thresholds_of(policy), wish, costs=costs_of(value), folds=at)
+        own = _inside(scores, band)
+        taken = None if judged.all() and (own == left).all() else float(own.mean())
+    labels, wrong, decisions, left, groups = labels[judged], wrong[judged], decisions[judged], left[judged], {c: g[judged] for c, g in (groups or {}).items()}
+    table = leaves_table(wrong, left, groups, confidence=options.get("confidence", 0.95))
+    gap, row = gaps_table(labels, decisions, left, groups, small=small, **options), table.row(0, named=True)
+    if band: said[1:1] = [*_spelled(band, refer, row, gap, table, taken), *([_worth(labels, decisions, left, value, options)] if value else [])]
     worse = [f"{r['column']} {r['group']} ({share_of(r, 'wrong')})" for r in table.to_dicts() if r["column"] and wish.risk and (r["wrong_low"] or 0) > wish.risk]
-    if worse: spelled.append(f"The risk of {wish.risk:.1%} is one for everybody, and exceeded among the decided of {', '.join(worse)}.")
-    if band and value: spelled.insert(2, _worth(labels, decisions, left, value, confidence, replicates, seed))
-    return Abstention(band, refer, spelled, table, gap, Estimate(row["wrong"], row["wrong_low"], row["wrong_high"], int((~left).sum())), Estimate(row["left"], row["left_low"], row["left_high"], len(left)))
+    if worse: said.append(f"The risk of {wish.risk:.1%} is one for everybody, and exceeded among the decided of {', '.join(worse)}.")
+    return Abstention(band, refer, said, table, gap, Estimate(row["wrong"], row["wrong_low"], row["wrong_high"], int((~left).sum())), Estimate(row["left"], row["left_low"], row["left_high"], len(left)))
 
 def costs_of(
     value: Mapping[str, float] | None,   # worth of one outcome: tp, fp, fn, tn
@@ -228,7 +240,7 @@ def costs_of(
     found = float(value["tn"] - value["fp"]), float(value["tp"] - value["fn"])
     return found if min(found) > 0 else (1.0, 1.0)
 
-# %% ../../nbs/api/3_assess/03c_abstain.ipynb #aca1f73e
+# %% ../../nbs/api/3_assess/03c_abstain.ipynb #964ced5f
 def share_of(
     row: Mapping[str, Any],   # a row of `leaves_table`
     key: str,                 # left, wrong or wrong_left
@@ -238,24 +250,25 @@ def share_of(
 
 WHO = {"person": "a person", "ask": "whoever asks for more"}   # refer -> in words
 
-def _spelled(band: tuple[float, ...], refer: str, row: Mapping[str, Any], gaps: pl.DataFrame, table: pl.DataFrame) -> list[str]:
-    "The band and what it leaves, and for whom, in words."
+def _spelled(band: tuple[float, ...], refer: str, row: Mapping[str, Any], gaps: pl.DataFrame, table: pl.DataFrame, taken: float | None) -> list[str]:
+    "The band and what it leaves, and for whom, in words; `taken` is its own share of the rows, where those in the table are of other bands."
     who = WHO.get(refer, f"the model {refer}")
+    takes = "It takes" if taken is None else f"It takes {taken:.1%} of these rows. Bands chosen on the other folds took"
     said = [f"From {band[0]:.4g} up to {band[1]:.4g} the policy does not decide: that is left to {who}. "
-            f"It takes {share_of(row, 'left')} of {row['n']:,} rows; of the decisions that are made {share_of(row, 'wrong')} are wrong, in the band {share_of(row, 'wrong_left')} would be."]
+            f"{takes} {share_of(row, 'left')} of {row['n']:,}{' rows' if taken is None else ''}; of the decisions that are made {share_of(row, 'wrong')} are wrong, in the band {share_of(row, 'wrong_left')} would be."]
     ratios = {(g["column"], g["metric"]): show.interval(g["estimate"], g["low"], g["high"]) for g in gaps.to_dicts() if g["estimate"] is not None}
     for g in gaps.filter(metric="left_difference").to_dicts():
         if g["estimate"] is None: continue
         of = {r["group"]: r for r in table.filter(column=g["column"]).to_dicts()}
         said.append(f"By {g['column']}, {who} gets most often {g['highest']} ({share_of(of[g['highest']], 'left')}) and least often {g['lowest']} ({share_of(of[g['lowest']], 'left')}), "
                     f"a difference of {100 * g['estimate']:.1f} [{100 * g['low']:.1f}, {100 * g['high']:.1f}] points, n = {g['n']:,}"
-                    + (": whoever is left waiting more often bears the delay." if g["low"] > 0 else "."))
+                    + (": whoever is left waiting more often bears the delay." if of[g["highest"]]["left_low"] > of[g["lowest"]]["left_high"] else "."))
         at_once, without = (ratios.get((g["column"], m)) for m in ("at_once_ratio", "selection_rate_ratio"))
         if at_once and without: said[-1] += f" The lowest share decided positive at once is {at_once} of the highest; without the band {without}."
     return said
 
-def _worth(labels: np.ndarray, decisions: np.ndarray, left: np.ndarray, value: Mapping[str, float], confidence: float, replicates: int, seed: int) -> str:
+def _worth(labels: np.ndarray, decisions: np.ndarray, left: np.ndarray, value: Mapping[str, float], options: Mapping[str, Any]) -> str:
     "The value of the decisions that are made, beside that of all, in words."
-    some, every = (mean_value(labels[m], decisions[m], value, confidence=confidence, replicates=replicates, seed=seed) for m in (~left, np.ones(len(left), bool)))
+    some, every = (mean_value(labels[m], decisions[m], value, **options) for m in (~left, np.ones(len(left), bool)))
     per = lambda e: show.interval(*(None if v is None else 1000 * v for v in (e.value, e.low, e.high)))
     return f"A thousand decisions that are made are worth {per(some)}, if all rows were decided {per(every)}."

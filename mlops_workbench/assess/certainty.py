@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['Curve', 'Uncertainty', 'measure_uncertainty', 'uncertainty_parts']
 
-# %% ../../nbs/api/3_assess/03d_certainty.ipynb #1d4ac751
+# %% ../../nbs/api/3_assess/03d_certainty.ipynb #56f7c082
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -19,7 +19,7 @@ from .uncertainty import METHODS, coverage_table, cross_conformal, doubts, risk_
 from ..core import show
 from ..model.policy import Policy
 
-# %% ../../nbs/api/3_assess/03d_certainty.ipynb #6a0176aa
+# %% ../../nbs/api/3_assess/03d_certainty.ipynb #1a10ad0f
 @dataclass(frozen=True)
 class Curve:
     "How the risk falls as the least certain rows are left out."
@@ -81,7 +81,7 @@ def measure_uncertainty(
 def _curve(loss: str, each: np.ndarray, doubt: np.ndarray, options: Mapping[str, Any]) -> Curve:
     return Curve(loss, risk_curve(each, doubt), risk_table(each, doubt, **options), risk_area(each, doubt, **options), float(each.mean()))
 
-# %% ../../nbs/api/3_assess/03d_certainty.ipynb #45a12cfd
+# %% ../../nbs/api/3_assess/03d_certainty.ipynb #c87d4d69
 def uncertainty_parts(
     u: Uncertainty,   # from `measure_uncertainty`
 ) -> list[show.Html]:

@@ -6,7 +6,7 @@
 __all__ = ['METHODS', 'SHARES', 'conformal_limit', 'fewest_rows', 'class_strangeness', 'Conformal', 'fold_of', 'Covered',
            'cross_conformal', 'coverage_table', 'doubts', 'risk_curve', 'risk_area', 'risk_table', 'risk_figure']
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #48491bfb
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #6c31109f
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -19,7 +19,7 @@ from .metrics import Estimate, check_arrays, finite, interval, resample_means, w
 from ..core import show
 from ..core.errors import InputError, nearest
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #9c687410
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #252836d1
 def conformal_limit(
     strange: np.ndarray,     # [n] how strange the true answers are
     coverage: float = 0.9,   # share of rows to come that must keep to the limit, 0 to 1
@@ -35,7 +35,7 @@ def fewest_rows(
     "The fewest rows with which that coverage can be promised at all."
     return math.ceil(coverage / (1 - coverage) - 1e-9)
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #fd125a74
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #36122876
 METHODS = {"binary": ("lac", "aps"), "multiclass": ("lac", "aps"), "regression": ("absolute", "scaled"), "quantiles": ("cqr",)}   # framing -> methods, the usual one first
 
 def class_strangeness(
@@ -60,7 +60,7 @@ def _strange(labels: np.ndarray, scores: np.ndarray, method: str, draws: np.ndar
     known = (labels >= 0) & (labels < each.shape[1])
     return np.where(known, each[np.arange(len(labels)), np.where(known, labels, 0)], math.inf)
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #3da4632d
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #7c6be209
 @dataclass(frozen=True)
 class Conformal:
     "The limits that were calibrated on labelled rows."
@@ -143,7 +143,7 @@ def _checked(labels: Any, scores: Any, framing: str, method: str, scale: Any) ->
         raise InputError("the method 'scaled' needs a scale above 0 for each row", where="scale", remedy="pass one, such as a predicted absolute error")
     return labels, scores, method, np.ones(len(labels)) if scale is None else np.asarray(scale, float)
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #3b87f83c
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #b2860577
 def fold_of(
     folds: np.ndarray | None,   # [n] fold of each row, or None
     n: int,                     # rows
@@ -190,7 +190,7 @@ def cross_conformal(
             covered[here], size[here] = (labels[here] >= ends[:, 0]) & (labels[here] <= ends[:, 1]), ends[:, 1] - ends[:, 0]
     return Covered(covered, size, tuple(dict.fromkeys(notes))[:1])
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #053cba32
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #169e2a1c
 def coverage_table(
     found: Covered,                                       # from `cross_conformal`
     groups: Mapping[str, np.ndarray] | None = None,       # column -> groups [n]
@@ -209,7 +209,7 @@ def coverage_table(
     kinds = {"column": pl.String, "group": pl.String, "n": pl.Int64} | dict.fromkeys(("coverage", "low", "high", "size", "one", "none"), pl.Float64)
     return pl.DataFrame(rows, schema=kinds, orient="row")
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #cfbcab4d
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #e67221af
 def doubts(
     scores: np.ndarray,                        # [n] of the positive class, or [n, k]
     decisions: np.ndarray,                     # [n] class codes
@@ -230,7 +230,7 @@ def risk_curve(
     lost = np.cumsum(np.bincount(place, np.asarray(loss, float), len(levels)))
     return pl.DataFrame({"doubt": levels, "answered": answered, "share": answered / max(len(place), 1), "risk": lost / np.maximum(answered, 1)})
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #bf0a80fe
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #64e8553d
 def _area(counts: np.ndarray, lost: np.ndarray) -> np.ndarray:
     "The mean risk [...] over rows in the order of their blocks [..., blocks]; within a block rows come in any order."
     n, total = np.cumsum(counts, -1), np.cumsum(lost, -1)
@@ -263,7 +263,7 @@ def risk_area(
     low, high = interval(_area(drawn.sum(-1), drawn @ worth) + shift, confidence=confidence)
     return Estimate(exact, max(float(low), min(0.0, exact)), float(high), n)
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #b8876020
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #6ea1ef0f
 SHARES = (0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 1.0)
 
 def risk_table(
@@ -287,7 +287,7 @@ def risk_table(
     kinds = {"share": pl.Float64, "answered": pl.Int64} | dict.fromkeys(("risk", "low", "high", "doubt"), pl.Float64)
     return pl.DataFrame(rows, schema=kinds, orient="row").unique("answered", keep="first", maintain_order=True)
 
-# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #a545f5d1
+# %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #4f078071
 def risk_figure(
     curve: pl.DataFrame,                          # from `risk_curve`
     table: pl.DataFrame,                          # from `risk_table`
