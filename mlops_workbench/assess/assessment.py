@@ -9,7 +9,7 @@ __all__ = ['ASSESSED', 'Assessment', 'plain', 'assess_predictions', 'assess_scor
 import json
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, fields, is_dataclass
+from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import partial
 from typing import Any
 
@@ -17,6 +17,8 @@ import numpy as np
 import polars as pl
 
 from .curves import by_class, confusion, precision_recall_figure, residuals, residuals_figure
+from .abstain import Wish
+from .certainty import Uncertainty, measure_uncertainty, uncertainty_parts
 from .evidence import Evidence, Fairness, choose, gather, sensitive_groups, worth_of
 from .fairness import DISPARITIES, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
@@ -60,6 +62,7 @@ class Assessment:
     operating: OperatingPoint | str | None = None   # the best threshold under the settings' conditions, or why there is none
     differ: list[str] = field(default_factory=list) # where the loss and the value disagree, in sentences
     sliced: Sliced = field(default_factory=Sliced)   # the slices named and found
+    uncertainty: Uncertainty | None = None   # coverage, risk against coverage, and the band in which it does not decide
 
     @property
     def reason(self) -> str:
@@ -73,8 +76,9 @@ class Assessment:
 
     @property
     def policy(self) -> Policy:
-        "The policy to deploy."
-        return self.chosen.policy
+        "The policy to deploy, with the band in which it does not decide; everything but the uncertainty is about its decisions without one."
+        left = self.uncertainty.abstention if self.uncertainty else None
+        return replace(self.chosen.policy, band=left.band, refer=left.refer) if left and left.band else self.chosen.policy
 
     @property
     def performance(self) -> pl.DataFrame:
@@ -110,7 +114,7 @@ class Assessment:
 
     def section(
         self,
-        name: str,   # performance, slices, fairness or candidates
+        name: str,   # performance, slices, fairness, candidates or uncertainty
     ) -> show.Html:
         "That part of a report, its tables and figures in reading order; where there is nothing to show, why."
         return show.stack(_SECTIONS[name](self))
@@ -244,7 +248,10 @@ def _offered(a: Assessment) -> list[show.Html]:
         else f"thresholds are fitted to decisions between two classes, and this task is {a.task.framing}"
     return [show.note(f"Nothing was fitted: {why}.")]
 
-_SECTIONS = {"performance": _performance, "slices": lambda a: a.sliced.shown(a.chosen.estimates, a.task.framing), "fairness": _fairness, "candidates": _offered}
+def _uncertain(a: Assessment) -> list[show.Html]:
+    return [show.titled("Uncertainty", show.stack(uncertainty_parts(a.uncertainty)))] if a.uncertainty else []
+
+_SECTIONS = {"performance": _performance, "slices": lambda a: a.sliced.shown(a.chosen.estimates, a.task.framing), "fairness": _fairness, "candidates": _offered, "uncertainty": _uncertain}
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #afb252d2
 def plain(
@@ -272,7 +279,8 @@ def _json(a: Assessment) -> dict[str, Any]:
         "slices": a.sliced.to_json(a.chosen.estimates), "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
         "limit": None if a.limit is None else {"metric": a.limit.metric, "column": a.limit_column, "value": a.limit.value},
         "candidates": [c.to_json() | {"gates": e.answers} for c, e in zip(a.candidates, a.evidence)],
-        "gates": a.gates, "gates_unmitigated": first.answers if a.chosen_at else None})
+        "gates": a.gates, "gates_unmitigated": first.answers if a.chosen_at else None,
+        "uncertainty": a.uncertainty.to_json() if a.uncertainty else None})
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #a043bc55
 def _limit_from(gates: Sequence[Gate], columns: Sequence[str]) -> tuple[Limit, str, str]:
@@ -336,6 +344,7 @@ def assess_predictions(
     _check(predictions, sensitive)
     settings, seed = settings or AssessSettings(), task.seed if seed is None else seed
     conditions = _conditions(task, settings)
+    wish = _wish(settings, task)
     groups = sensitive_groups(sensitive)
     rules = read_gates(gates or {}, framing=task.framing, columns=[*groups, *(f"slice:{s}" for s in slices or {})])
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
@@ -356,15 +365,37 @@ def assess_predictions(
         decisions = scores if task.framing == "regression" else scores.argmax(1)
         evidence = [gather(task, labels, scores, groups, rules, name="this model", policy=policy, decisions=decisions, **given)]
     at, reasons = choose(evidence, {c.name: c for c in candidates})
+    doubt = measure_uncertainty(labels, scores, evidence[at].decisions, task.framing, policy=evidence[at].policy, wish=wish, folds=folds, groups=groups, small=small,
+                                value=worth_of(task) if task.framing == "binary" else None, **options)
+    notes += _banded(doubt, rules)
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, _scheme(folds), len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
-                      settings, seed, run, notes, sliced=sliced, **_thresholds(task, labels, models, ladder, conditions, options))
+                      settings, seed, run, notes, sliced=sliced, uncertainty=doubt, **_thresholds(task, labels, models, ladder, conditions, options))
 
 def _sliced(task: Task, labels: np.ndarray, scores: np.ndarray, sensitive: pl.DataFrame, slices: Mapping[str, str] | None, rows: pl.DataFrame | None, confidence: float) -> Sliced:
     rows = sensitive if rows is None else rows
     if rows.width and len(rows) != len(labels): raise InputError(f"there are {len(labels)} predictions but {len(rows)} rows to slice", remedy="pass the same rows in the same order")
     return Sliced.of(slices or {}, rows, losses(labels, scores, **task.aim), columns=list(dict.fromkeys((*task.features, *task.sensitive))), confidence=confidence)
+
+def _banded(doubt: Uncertainty, gates: Sequence[Gate]) -> list[str]:
+    "What the verdict must say of a band, if one was asked for, and the gates that it would not pass where nobody in it got a positive decision."
+    left = doubt.abstention
+    if not left or not left.band: return left.sentences[:1] if left else []
+    said = [f"{next(s for s in left.sentences if s.startswith('From '))} The gates were asked about the decisions on all rows."]
+    for gate in (g for g in gates if g.metric == "selection_rate_ratio"):
+        for r in left.gaps.filter(column=gate.column, metric="at_once_ratio").to_dicts():
+            answer = gate.ask({gate.key: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"])})
+            if answer.answer != "pass": said.append(f"If nobody in the band were decided positive: {answer.sentence}")
+    return said
+
+def _wish(settings: AssessSettings, task: Task) -> Wish:
+    "What a band without decisions is wanted for; an error where the task has no threshold to put it around."
+    wish = Wish(settings.abstain_risk, settings.abstain_capacity, settings.abstain_to, settings.confidence)
+    if wish and task.framing != "binary":
+        raise InputError(f"abstaining needs a threshold between two classes; this task is {task.framing}", where="settings.ini, [assess] abstain_risk, abstain_capacity", remedy="leave both out")
+    if wish and not wish.refer.strip(): raise InputError("nobody is named who answers what the policy does not", where="settings.ini, [assess] abstain_to", remedy="write person, ask, or the name of a model")
+    return wish
 
 def _scheme(folds: np.ndarray) -> str:
     inside, out = len(set(folds[folds >= 0].tolist())), int((folds < 0).sum())
@@ -404,15 +435,16 @@ def assess_scores(
     elif policy.kind == "by_group":
         if policy.group_column not in sensitive.columns:
             raise InputError(f"the policy decides by {policy.group_column!r}, which is not given", where="sensitive columns", remedy=nearest(policy.group_column, sensitive.columns))
-        decisions = policy.decide(scores, sensitive[policy.group_column])
-    else: decisions = policy.decide(scores)
+        decisions = policy.deciding.decide(scores, sensitive[policy.group_column])
+    else: decisions = policy.deciding.decide(scores)
     price = Estimate(None, n=len(labels), note="no candidates were fitted")
     piece = gather(task, labels, scores, groups, rules, name="the deployed policy", policy=policy, decisions=decisions, price=price, weights=weights,
                    present=present, small=small, slices=sliced.inside, **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
     at, reasons = choose([piece])
+    notes = [f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else []
+    doubt = measure_uncertainty(labels, scores, decisions, task.framing, policy=policy, groups=groups, small=small, value=worth_of(task) if task.framing == "binary" else None, **options)
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced,
-                      notes=[f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [],
-                      **_thresholds(task, labels, models, ladder, conditions, options))
+                      notes=notes + _banded(doubt, rules), uncertainty=doubt, **_thresholds(task, labels, models, ladder, conditions, options))

@@ -88,6 +88,9 @@ class AssessSettings:
     explain_rows: int = 200    # rows explained for the global picture
     operating: list[str] = field(default_factory=list)   # what a useful threshold must keep, such as precision >= 0.6; binary tasks
     fixed: list[str] = field(default_factory=list)   # columns that nobody can change, such as age: a what-if leaves them and the sensitive ones as they are
+    abstain_risk: float = 0.0  # of two classes: the share of wrong decisions among those made; what it takes is left to others; 0: every row is decided
+    abstain_capacity: float = 0.0   # of two classes: the share of rows that others can answer; the least certain are left to them; 0 means none
+    abstain_to: str = "person" # who answers those rows: person, ask (for more to be known), or the name of another model
 
 @dataclass
 class ServeSettings:
@@ -200,7 +203,8 @@ def convert(
 _RANGES = {("task", "test_share"): (0.01, 0.5), ("task", "folds"): (2, 20), ("tune", "trials"): (1, 100_000), ("tune", "minutes"): (0, 1e6),
            ("tune", "money"): (0, 1e9), ("tune", "workers"): (1, 1000),
            ("tune", "ensemble"): (1, 100), ("assess", "bootstrap"): (100, 1_000_000), ("assess", "confidence"): (0.5, 0.999),
-           ("assess", "explain_rows"): (10, 100_000), ("serve", "port"): (0, 65535), ("serve", "max_body_mb"): (0.001, 10_000),
+           ("assess", "explain_rows"): (10, 100_000), ("assess", "abstain_risk"): (0, 0.5), ("assess", "abstain_capacity"): (0, 1),
+           ("serve", "port"): (0, 65535), ("serve", "max_body_mb"): (0.001, 10_000),
            ("monitor", "alpha"): (1e-6, 0.5), ("monitor", "min_rows"): (1, 1e9),
            **{("run", f"retry_{reason}"): (0, 100) for reason in ("code", "data", "memory", "timeout", "lost")}, ("run", "timeout"): (0, 1e7), ("run", "cell_timeout"): (0, 1e7),
            ("run", "backoff"): (0, 1e5), ("run", "checkpoint_mb"): (0, 1e7), ("run", "cost_per_hour"): (0, 1e6)}

@@ -100,6 +100,8 @@ def card(
     section("Inputs", markdown_table(record["signature"]["inputs"]) + "\n\nA missing number is NaN (null in JSON); a missing text is the empty text.")
     section("Outputs", markdown_table(record["signature"]["outputs"]))
     section("From score to decision", record["decides"])
+    left = ((assessment or {}).get("uncertainty") or {}).get("abstention") or {}
+    section("What it leaves to others", "\n".join(f"- {_cell(s)}" for s in left.get("sentences", [])))
     for key, title in _SECTIONS.items(): section(title, _section((assessment or {}).get(key)))
     if task.get("sensitive"):
         used = [c for c in task["sensitive"] if c in {i["name"] for i in record["signature"]["inputs"]}]

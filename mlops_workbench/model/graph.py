@@ -29,7 +29,7 @@ from .features import FAR, Features, NumericFeature
 from .labels import as_text
 from .nodes import Builder as _Builder
 from .nodes import answer_nodes, calibrate_nodes, ordered
-from .policy import Policy, reach
+from .policy import REVIEW, Policy, reach
 from .raw import NO_INTEGER, WHOLE, raw_columns, raw_values
 from .task import Task
 from .text import LENGTHS
@@ -213,6 +213,8 @@ def to_onnx(
     Outputs: `probability` float [n, k], `label` STRING [n, 1] and `decision` int64 [n, 1]; for a regression `value` double [n, 1]; `model.nodes` has those of the other framings.
     """
     task, features, g = predictor.task, predictor.features, _Builder()
+    if policy.band and (task.framing != "binary" or "review" in task.classes):
+        raise InputError("a band without decisions needs two classes, of which none is called 'review'", where=f"the task {task.name!r}, classes {', '.join(task.classes)}", remedy="leave the band out, or rename the class")
     num, cat = _feature_nodes(g, features)
     calibration = predictor.calibration
     score = calibrate_nodes(g, _score_nodes(g, predictor, num, cat), task.aim["framing"], float(calibration.a), [float(b) for b in calibration.b])
@@ -238,15 +240,16 @@ def answers_table(
     classes: Sequence[str],  # or labels
     quantiles: Sequence[float] = (),   # of a regression by quantiles
 ) -> pl.DataFrame:
-    "The outputs as columns: value, or value_QUANTILE; probability_CLASS, label and decision; decision_LABEL of several labels; level_1, level_1_probability and so on in a tree."
+    "The outputs as columns: value, or value_QUANTILE; probability_CLASS, label and decision, 'review' within a policy's band, and who is referred to; decision_LABEL of several labels; level_1, level_1_probability and so on in a tree."
     if framing == "regression": return pl.DataFrame({name: out[0][:, j].astype(np.float64) for j, name in enumerate([f"value_{q:g}" for q in quantiles] or ["value"])})
     columns = {f"probability_{c}": out[0][:, i].astype(np.float64) for i, c in enumerate(classes)}
     if framing == "multilabel": return pl.DataFrame(columns | {f"decision_{c}": out[1][:, i] for i, c in enumerate(classes)})
-    _, label, decision, *levels = out
+    _, label, decision, *more = out
     columns["label"] = pl.Series(label[:, 0].tolist(), dtype=pl.String)
-    columns["decision"] = pl.Series(decision[:, 0]).replace_strict(range(len(classes)), list(classes), return_dtype=pl.String)
-    for j in range(levels[0].shape[1] if levels else 0):
-        columns |= {f"level_{j + 1}": pl.Series(levels[0][:, j].tolist(), dtype=pl.String), f"level_{j + 1}_probability": levels[1][:, j].astype(np.float64)}
+    columns["decision"] = pl.Series(decision[:, 0]).replace_strict([REVIEW, *range(len(classes))], ["review", *classes], return_dtype=pl.String)
+    if len(more) == 1: columns["referred"] = pl.Series(more[0][:, 0].tolist(), dtype=pl.String)
+    for j in range(more[0].shape[1] if len(more) == 2 else 0):
+        columns |= {f"level_{j + 1}": pl.Series(more[0][:, j].tolist(), dtype=pl.String), f"level_{j + 1}_probability": more[1][:, j].astype(np.float64)}
     return pl.DataFrame(columns)
 
 # %% ../../nbs/api/2_model/09_graph.ipynb #1bdeb4c3

@@ -15,7 +15,7 @@ import onnx.compose
 from onnx import TensorProto, helper, numpy_helper
 
 from .calibrate import EDGE
-from .policy import Policy
+from .policy import REVIEW, Policy, reach
 from .raw import WHOLE
 from .task import Task
 
@@ -120,7 +120,11 @@ def decision_nodes(
     elif policy.kind in ("argmax", "value"):
         p = both if policy.kind == "argmax" else g.op("MatMul", both, g.const(policy.values))
         g.op("ArgMax", p, out=out, axis=1, keepdims=1)
-    else: g.op("Cast", g.op("GreaterOrEqual", score, limit), out=out, to=TensorProto.INT64)
+    else:
+        decided = g.op("Cast", g.op("GreaterOrEqual", score, limit), out="" if policy.band else out, to=TensorProto.INT64)
+        if not policy.band: return
+        outside = [g.op(kind, score, g.const(reach(end))) for kind, end in zip(("Less", "GreaterOrEqual"), policy.band)]   # false for NaN, which is not decided
+        g.op("Where", g.op("Or", *outside), decided, g.const(REVIEW, np.int64), out=out)
 
 # %% ../../nbs/api/2_model/08a_nodes.ipynb #46974373
 def answer_nodes(
@@ -140,7 +144,9 @@ def answer_nodes(
     codes: dict[str, Any] = dict(keys_int64s=list(range(k)), values_strings=list(task.classes))
     down = descent_nodes(g, score, task.tree.of) if task.framing == "hierarchical" else None
     if task.framing != "multilabel": g.encode(down[0] if down else g.op("ArgMax", both, axis=1, keepdims=1), "", out=g.output("label", TensorProto.STRING, 1), **codes)
-    decision_nodes(g, policy, score, both, limit, g.output("decision", TensorProto.INT64, k if task.framing == "multilabel" else 1))
+    decision = g.output("decision", TensorProto.INT64, k if task.framing == "multilabel" else 1)
+    decision_nodes(g, policy, score, both, limit, decision)
+    if policy.band: g.encode(decision, "", out=g.output("referred", TensorProto.STRING, 1), keys_int64s=[REVIEW], values_strings=[policy.refer])
     if down:
         names = [g.encode(at, "", keys_int64s=list(range(len(nodes))), values_strings=list(nodes)) for at, nodes in zip(down[1], task.tree.nodes)]
         g.op("Concat", *names, out=g.output("level", TensorProto.STRING, len(names)), axis=1)

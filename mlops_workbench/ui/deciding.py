@@ -20,7 +20,7 @@ from ..assess.fairness import DISPARITIES, disparity_of, rate_parts, rates
 from ..assess.metrics import wilson
 from ..core import show
 from ..core.errors import InputError, NotFoundError, nearest
-from ..model.policy import Policy, reach
+from ..model.policy import REVIEW, Policy, reach
 from ..model.predictor import Predictor
 from ..model.task import Task
 from .panels import Place
@@ -246,7 +246,7 @@ class RowPicker(Shown):
         if self.why is None: return {"row": i}
         score, label = f.scores[i], f.labels[i]
         classes = f.task.classes
-        named = lambda c: classes[int(c)] if classes else float(c)
+        named = lambda c: "review" if classes and c == REVIEW else classes[int(c)] if classes else float(c)
         decided = {} if f.task.framing == "regression" else {"decision": named(f.policy.decide(f.scores[i : i + 1], [str(f.groups[f.policy.group_column][i])] if f.policy.kind == "by_group" else None)[0])}
         return {"row": i, "score": score.tolist(), "label": named(label), **decided, "groups": {c: str(g[i]) for c, g in f.groups.items()},
                 "attributions": self.why.row(0).to_dicts()}
