@@ -805,6 +805,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'mlops_workbench/assess/summary.py'),
                                                 'mlops_workbench.assess.summary.trusted': ( 'api/3_assess/summary.html#trusted',
                                                                                             'mlops_workbench/assess/summary.py'),
+                                                'mlops_workbench.assess.summary.undecided': ( 'api/3_assess/summary.html#undecided',
+                                                                                              'mlops_workbench/assess/summary.py'),
                                                 'mlops_workbench.assess.summary.worse_for': ( 'api/3_assess/summary.html#worse_for',
                                                                                               'mlops_workbench/assess/summary.py'),
                                                 'mlops_workbench.assess.summary.worth_its_cost': ( 'api/3_assess/summary.html#worth_its_cost',

@@ -249,7 +249,7 @@ def _offered(a: Assessment) -> list[show.Html]:
     return [show.note(f"Nothing was fitted: {why}.")]
 
 def _uncertain(a: Assessment) -> list[show.Html]:
-    return [show.titled("Uncertainty", show.stack(uncertainty_parts(a.uncertainty)))] if a.uncertainty else []
+    return uncertainty_parts(a.uncertainty) if a.uncertainty else []
 
 _SECTIONS = {"performance": _performance, "slices": lambda a: a.sliced.shown(a.chosen.estimates, a.task.framing), "fairness": _fairness, "candidates": _offered, "uncertainty": _uncertain}
 
