@@ -487,6 +487,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlops_workbench/assess/trust.py'),
                                               'mlops_workbench.assess.trust.refused_row': ( 'api/3_assess/trust.html#refused_row',
                                                                                             'mlops_workbench/assess/trust.py'),
+                                              'mlops_workbench.assess.trust.stand_ins': ( 'api/3_assess/trust.html#stand_ins',
+                                                                                          'mlops_workbench/assess/trust.py'),
                                               'mlops_workbench.assess.trust.tied_columns': ( 'api/3_assess/trust.html#tied_columns',
                                                                                              'mlops_workbench/assess/trust.py')},
             'mlops_workbench.assess.value': { 'mlops_workbench.assess.value.best_threshold': ( 'api/3_assess/value.html#best_threshold',
