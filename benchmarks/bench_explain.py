@@ -4,7 +4,8 @@
 
 A network (two hidden layers of 128) is trained for a few epochs on all 14 columns of Adult. Ten test rows are explained against 50 background rows. The truth is
 `exact_shapley`, which is first held against all 2^14 coalitions asked in the plain way. Each method gets the smallest budget whose values, in the median of three seeds,
-are within the error of the truth (root mean square over rows and columns, relative to that of the values); compared is the best time a row of three runs at that budget.
+are within the error of the truth (1 %, unless told otherwise: root mean square over rows and columns, relative to that of the values). Compared is the best time a row at that budget,
+of at least three runs and as many as fit into five seconds.
 The peers call the same network through torch in batches: rows of float64 with the categories as codes, as a user would write it. Exit status 1 if a target is missed.
 """
 import sys
@@ -68,7 +69,7 @@ def plain_truth(predict: Callable[[np.ndarray], np.ndarray], row: np.ndarray, ba
 
 
 def smallest(values: Callable[[int, int], np.ndarray], budgets: list[int], truth: np.ndarray, error: float) -> tuple[int, float, float]:
-    "The first of the budgets whose error, in the median of three seeds, is small enough; that error; and the seconds of the best of three runs."
+    "The first of the budgets whose error, in the median of three seeds, is small enough; that error; and the seconds of the best run."
     for budget in budgets:
         off, took = [], []
         for seed in range(3):
@@ -77,7 +78,12 @@ def smallest(values: Callable[[int, int], np.ndarray], budgets: list[int], truth
             took.append(time.perf_counter() - begun)
             off.append(float(np.linalg.norm(found - truth) / np.linalg.norm(truth)))
         print(f"    budget {budget:,}: error {np.median(off):.2%}, {min(took) / len(truth) * 1e3:.1f} ms a row", flush=True)
-        if np.median(off) <= error: return budget, float(np.median(off)), min(took)
+        if np.median(off) > error: continue
+        while sum(took) < 5:
+            begun = time.perf_counter()
+            values(budget, len(took))
+            took.append(time.perf_counter() - begun)
+        return budget, float(np.median(off)), min(took)
     raise SystemExit(f"no budget reached an error of {error:.1%}")
 
 
@@ -112,9 +118,9 @@ def main(error: float) -> int:
     kernel(30, 0)
     permutation(1, 0)                                        # numba has compiled
     print("KernelExplainer, coalitions:")
-    theirs = {"KernelExplainer": smallest(kernel, [50, 75, 100, 125, 150, 175, 200, 250, 300, 400, 500, 750, 1000, 2000, 4000, 8000, 16_382], truth, error)}
+    theirs = {"KernelExplainer": smallest(kernel, [100, 150, 200, 250, 300, 400, 500, 600, 700, 800, 1000, 1200, 1500, 2000, 4000, 8000, 16_382], truth, error)}
     print("PermutationExplainer, permutations there and back:")
-    theirs["PermutationExplainer"] = smallest(permutation, [1, 2, 3, 4, 5, 6, 8, 10, 12, 16, 24, 32, 48, 64], truth, error)
+    theirs["PermutationExplainer"] = smallest(permutation, [2, 4, 5, 6, 8, 10, 12, 14, 16, 20, 24, 28, 32, 40, 48, 64], truth, error)
     lines = []
     for peer, (budget, off, seconds) in theirs.items():
         ratio = seconds / ours[2]
@@ -124,4 +130,4 @@ def main(error: float) -> int:
     return 0 if all(line.met for line in lines) else 1
 
 
-if __name__ == "__main__": raise SystemExit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 0.02))
+if __name__ == "__main__": raise SystemExit(main(float(sys.argv[1]) if len(sys.argv) > 1 else 0.01))

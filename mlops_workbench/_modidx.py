@@ -835,6 +835,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlops_workbench/assess/trust.py'),
                                               'mlops_workbench.assess.trust.refused_row': ( 'api/3_assess/trust.html#refused_row',
                                                                                             'mlops_workbench/assess/trust.py'),
+                                              'mlops_workbench.assess.trust.stand_ins': ( 'api/3_assess/trust.html#stand_ins',
+                                                                                          'mlops_workbench/assess/trust.py'),
                                               'mlops_workbench.assess.trust.tied_columns': ( 'api/3_assess/trust.html#tied_columns',
                                                                                              'mlops_workbench/assess/trust.py')},
             'mlops_workbench.assess.uncertainty': { 'mlops_workbench.assess.uncertainty.Conformal': ( 'api/3_assess/uncertainty.html#conformal',

@@ -410,5 +410,6 @@ def test_everything_at_once(framing):
     assert json.loads(json.dumps(told.to_json(), allow_nan=False))["certificate"]["checked"] == 5
     if framing != "binary": assert told.change is None
     else:
+        assert told.kept["race"] == "sensitive" and told.kept["children"] == "fixed by the settings"
         assert told.change.wanted == "yes" and not {c["column"] for c in told.change.changes} & {"race", "children"}
         if told.change.found: assert told.change.new_score >= 0.4
