@@ -66,13 +66,17 @@ def grouped(named: pl.DataFrame, support: int, at_once: bool) -> dict[tuple[tupl
     return found
 
 
-def best_of(times: int, run: Callable[[], Any]) -> tuple[float, Any]:
-    seconds, answer = [], None
-    for _ in range(times):
-        begun = time.perf_counter()
-        answer = run()
-        seconds.append(time.perf_counter() - begun)
-    return min(seconds), answer
+def race(ways: dict[str, Callable[[], Any]], rounds: int = 7) -> dict[str, tuple[float, float, Any]]:
+    "The least seconds, the least processor seconds and the answer of each, taken in turn so that what else the machine does falls on all."
+    found: dict[str, tuple[float, float, Any]] = {}
+    for _ in range(rounds):
+        for name, run in ways.items():
+            begun, spent = time.perf_counter(), time.process_time()
+            answer = run()
+            took, used = time.perf_counter() - begun, time.process_time() - spent
+            least = found.get(name, (took, used, None))
+            found[name] = (min(least[0], took), min(least[1], used), answer)
+    return found
 
 
 def main() -> int:
@@ -81,18 +85,18 @@ def main() -> int:
     coded = {c: code_column(rows[c], bins=BINS, min_support=support) for c in rows.columns}
     numbers = pl.DataFrame({c: pl.Series(np.where(k < len(said), k, 255), dtype=pl.UInt8).replace(255, None) for c, (k, said) in coded.items()}).with_columns(loss=losses)
     named = numbers.with_columns(pl.col(c).replace_strict(range(len(said)), [str(s) for s in said], default=None, return_dtype=pl.String) for c, (_, said) in coded.items())
-    ours, _ = best_of(7, lambda: find_slices(rows, losses, beam=BEAM, bins=BINS))
     every = find_slices(rows, losses, beam=BEAM, bins=BINS, alpha=1, redundant=True, top=10**6)
-    ways = {"text": best_of(3, lambda: grouped(named, support, False)), "integer codes": best_of(3, lambda: grouped(numbers, support, False)),
-            "integer codes, a level at once": best_of(3, lambda: grouped(numbers, support, True))}
-    theirs = {Slice("", tuple(next(c for c in coded[k][1] if str(c) == v) for k, v in s)).predicate: x for s, x in ways["text"][1].items()}
+    found = race({"ours": lambda: find_slices(rows, losses, beam=BEAM, bins=BINS), "text": lambda: grouped(named, support, False), "integer codes": lambda: grouped(numbers, support, False),
+                  "integer codes, a level at once": lambda: grouped(numbers, support, True)})
+    ours, used, _ = found.pop("ours")
+    theirs = {Slice("", tuple(next(c for c in coded[k][1] if str(c) == v) for k, v in s)).predicate: x for s, x in found["text"][2].items()}
     same = {r["slice"]: (r["n"], r["loss"]) for r in every.table.to_dicts()}
     if same.keys() != theirs.keys() or any(same[k][0] != n or abs(same[k][1] - mean) > 1e-9 for k, (n, mean) in theirs.items()):
         raise SystemExit(f"the slices differ: {len(same)} and {len(theirs)}, {sorted(same.keys() ^ theirs.keys())[:5]}")
-    if any(len(found) != len(theirs) for _, found in ways.values()): raise SystemExit("the ways to ask Polars differ")
-    ratio = ways["text"][0] / ours
+    if any(len(slices) != len(theirs) for *_, slices in found.values()): raise SystemExit("the ways to ask Polars differ")
+    ratio = found["text"][0] / ours
     Row(f"{every.tried:,} slices of {len(rows):,} rows and {rows.width} columns, the same rows and means in each", "Polars' group_by", f"at least {TARGET:g} times as fast", f"{ratio:.1f} times, {ours:.3f} s",
-        ratio >= TARGET, {f"group_by, {way}": f"{s:.2f} s, {s / ours:.1f} times" for way, (s, _) in ways.items()}).print()
+        ratio >= TARGET, {"processor time": f"{used:.3f} s"} | {f"group_by, {way}": f"{s:.2f} s, {s / ours:.1f} times; processor time {cpu:.2f} s, {cpu / used:.1f} times" for way, (s, cpu, _) in found.items()}).print()
     return 0 if ratio >= TARGET else 1
 
 
