@@ -2,6 +2,7 @@
 # make test    everything that must hold before a change lands
 # make docs    the site (needs Quarto)        make bench    the benchmarks
 # make bench-tune    tuning beside its peers, in about 30 minutes; make bench-tune-long what takes hours, and goes on where it stopped
+# make bench-assess    the evidence beside shap, fairlearn and Polars
 # Each does all of its own set-up. TORCH=cpu (default), cuda or mps chooses the build of PyTorch.
 SHELL := /bin/bash
 .SHELLFLAGS := -euo pipefail -c
@@ -17,7 +18,7 @@ TORCH_INDEX := $(if $(and $(filter cpu,$(TORCH)),$(filter Linux,$(shell uname -s
 
 export TORCH_INDEX
 
-.PHONY: demo test docs bench bench-tune bench-tune-long lock clean readme
+.PHONY: demo test docs bench bench-assess bench-tune bench-tune-long lock clean readme
 demo: $(VENV)/demo-$(TORCH)
 	$(BIN)/mlw demo
 
@@ -30,6 +31,9 @@ docs: $(VENV)/dev-$(TORCH)
 
 bench: $(VENV)/dev-$(TORCH)
 	@for f in benchmarks/bench_*.py; do echo "== $$f"; $(BIN)/python $$f; done
+
+bench-assess: $(VENV)/dev-$(TORCH)
+	@missed=0; for f in fairness slices explain; do echo "== $$f"; $(BIN)/python benchmarks/bench_$$f.py || missed=1; done; exit $$missed
 
 bench-tune bench-tune-long: $(VENV)/dev-$(TORCH)
 	$(BIN)/python benchmarks/$(subst -,_,$(@:bench-%=%)).py
