@@ -148,7 +148,8 @@ class FoundSlices:
     def sentence(self) -> str:
         "What was tried and what came of it."
         found = f"{len(self.slices)} lose more than the rest" if len(self.slices) > 1 else "one loses more than the rest" if self.slices else "none loses more than the rest"
-        rest = f"; {self.passed - len(self.slices):,} more do, but say little new or come after the first {self.settings.get('top', 0)}" if self.passed > len(self.slices) else ""
+        more = self.passed - len(self.slices)
+        rest = f"; {more:,} more {'does, but says little new or comes' if more == 1 else 'do, but say little new or come'} after the first {self.settings.get('top', 0)}" if more else ""
         return (f"{self.tried:,} slices of {self.columns:,} columns with at least {self.min_support:,} of the {self.n:,} rows were tried, and {found}{rest}. The p values are corrected by "
                 f"Holm's method for the {self.possible:,} slices that could have been tried: with a probability of {1 - self.alpha:.0%} none is there by chance.")
 
