@@ -37,7 +37,7 @@ def distance(
     lost = [v is None or v != v for v in (a, b)]
     if all(lost) or (not any(lost) and a == b): return 0.0
     if scale is None or any(lost): return 1.0
-    apart = pl.Series([a, b]).to_physical().cast(pl.Float64)
+    apart = (a, b) if isinstance(a, int | float) and isinstance(b, int | float) else pl.Series([a, b]).to_physical().cast(pl.Float64)
     return abs(float(apart[0]) - float(apart[1])) / scale
 
 # %% ../../nbs/api/3_assess/03d_whatif.ipynb #a711f8f8
@@ -179,7 +179,8 @@ def _turned(search: _Search, options: Mapping[tuple[str, ...], list[Change]], ai
     nearest_score, reach = start, -np.inf
     for _ in range(most):
         tried = list({tuple(sorted((c, str(v)) for c, v in t.items())): t for b in beam for u, some in options.items() if not any(c in b for c in u) for o in some for t in [b | o]}.values())
-        if found: tried = [t for t in tried if search.cost(t) < min(map(search.cost, found))]
+        least = min(map(search.cost, found), default=np.inf)
+        tried = [t for t in tried if search.cost(t) < least]
         if not tried: break
         scores, decisions = search.ask(tried)
         high = up(scores)
