@@ -19,6 +19,8 @@ from mlops_workbench.core.runs import Runs, exit_status
 from mlops_workbench.jobs import execute
 from mlops_workbench.jobs.execute import recover, resume_run, run_job
 
+from .waiting import wait_for
+
 HERE = Path(__file__).parent
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
 RUNNER = """
@@ -58,15 +60,6 @@ def write(path, *sources, parameters=None, metadata=None, **mlw):
 def start(*args, call=RUN, before="", **options):
     "A runner in a process of its own."
     return subprocess.Popen([sys.executable, "-c", RUNNER.format(call=call, before=before), *map(str, args)], stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, **options)
-
-
-def wait_for(what, seconds=90.0):
-    "The first true answer of `what`."
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := what(): return answer
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
 
 
 def executed(store, record): return nbformat.read(Path(store) / "runs" / record["id"] / "notebook.ipynb", 4)

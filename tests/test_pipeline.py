@@ -18,6 +18,8 @@ from mlops_workbench.jobs import execute
 from mlops_workbench.jobs.execute import run_job
 from mlops_workbench.jobs.pipeline import STEPS, plan_steps, repair_pipeline, run_pipeline
 
+from .waiting import wait_for
+
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
 
 
@@ -35,14 +37,6 @@ def write(path, *sources, parameters=None, **mlw):
     if parameters is not None: cells.insert(0, nbformat.v4.new_code_cell(parameters, metadata={"tags": ["parameters"]}))
     nbformat.write(nbformat.v4.new_notebook(cells=cells, metadata=KERNEL | ({"mlw": mlw} if mlw else {})), path)
     return path
-
-
-def wait_for(what, seconds=90.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := what(): return answer
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
 
 
 def needs(plan): return {s.name: [plan[i].name for i in s.needs] for s in plan}

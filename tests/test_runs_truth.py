@@ -18,6 +18,8 @@ from mlops_workbench.core.store import open_store
 from mlops_workbench.jobs.execute import run_job
 from mlops_workbench.jobs.pipeline import run_pipeline
 
+from .waiting import wait_for
+
 RUNNER = """
 import json, sys
 from mlops_workbench.core.runs import exit_status
@@ -48,15 +50,6 @@ def write(path, *sources, parameters=None):
 def start(notebook, store, *given):
     "A runner in a process of its own."
     return subprocess.Popen([sys.executable, "-c", RUNNER, str(notebook), str(store), *given], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
-
-
-def wait_for(what, seconds=60.0):
-    "The first true answer of `what`."
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if answer := what(): return answer
-        time.sleep(0.05)
-    raise AssertionError("it did not happen")
 
 
 def states(store, record):

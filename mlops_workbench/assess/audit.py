@@ -359,7 +359,7 @@ def write_audit(
         if len(a.groups[column]) > 200: pieces.append(show.note(f"{len(a.groups[column]) - 200:,} smaller groups are not shown; the JSON has them."))
         parts[f"By {brief(column, 80)}"] = show.stack(pieces)
     facts = {"Table": brief(a.source, 100), "SHA-256": a.digest[:16], "Rows": f"{a.rows:,}", "Rows used": f"{a.used:,}", "Positive": a.label, "Decided positive": a.rule}
-    warned = [f"{n:,} rows were left out: {why}." for why, n in a.left_out.items()] + [d[0].upper() + d[1:] + ("" if d.endswith("?") else ".") for d in a.doubts]
+    warned = [f"{n:,} row{' was' if n == 1 else 's were'} left out: {why}." for why, n in a.left_out.items()] + [d[0].upper() + d[1:] + ("" if d.endswith("?") else ".") for d in a.doubts]
     return html_page(parts | {"How it was computed": _method(a)}, out, title=f"Error rates by group: {brief(Path(a.source).name, 80)}", facts={k: v for k, v in facts.items() if v}, warnings=warned)
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #f2e137b3

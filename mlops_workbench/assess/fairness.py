@@ -345,6 +345,12 @@ def fisher_p(
     p = np.exp(log - log.max())
     return min(float(p[p <= p[x - i[0]] * (1 + 1e-7)].sum() / p.sum()), 1.0)
 
+def _ratio_ends(p: float, q: float, of_p: tuple[float, float], of_q: tuple[float, float]) -> tuple[float, float]:
+    "The ends of the ratio of two shares from their own (Donner and Zou, 2012); Katz's interval has no width for a share of 1, and none at all for 0."
+    (l, u), (low, high) = of_p, of_q
+    down, up = high * (2 * q - high), low * (2 * q - low)
+    return (p * q - max((p * q) ** 2 - l * (2 * p - l) * down, 0) ** 0.5) / down, (p * q + max((p * q) ** 2 - u * (2 * p - u) * up, 0) ** 0.5) / up
+
 def against(
     labels: np.ndarray,         # [n] 1 positive, 0 negative
     decisions: np.ndarray,      # [n] 1 positive, 0 negative
@@ -369,9 +375,10 @@ def against(
                 p, q = x / n, y / m
                 row |= {"value": p, "difference": p - q, "low": p - q - np.hypot(p - low[i], high[at] - q), "high": p - q + np.hypot(high[i] - p, q - low[at]),
                         "p_value": fisher_p(x, n, y, m), "ratio": p / q if y else None}
-                if x and y:
+                if 0 < x < n and 0 < y < m:
                     half = z * np.sqrt(1 / x - 1 / n + 1 / y - 1 / m)
                     row |= {"ratio_low": p / q * np.exp(-half), "ratio_high": p / q * np.exp(half)}
+                elif y: row |= dict(zip(("ratio_low", "ratio_high"), _ratio_ends(p, q, (low[i], high[i]), (low[at], high[at]))))
             rows.append(row)
     columns = ("value", "difference", "low", "high", "ratio", "ratio_low", "ratio_high", "p_value")
     return pl.DataFrame(rows, schema={"group": pl.String, "n": pl.Int64, "rate": pl.String, "reference": pl.String} | dict.fromkeys(columns, pl.Float64))
