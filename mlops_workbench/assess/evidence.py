@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .fairness import by_group, cross, describe_disparity, disparities, error_by_group, error_difference, group_names
+from .fairness import by_group, cross, describe_disparity, disparities, error_by_group, error_difference, group_names, shrunken
 from .gates import Answer, Gate, held_back
 from .ladder import calibration, calibration_error
 from .means import losses
@@ -34,6 +34,7 @@ class Fairness:
     groups: pl.DataFrame       # a row for each group
     disparities: pl.DataFrame  # a row for each disparity
     sentences: list[str]       # the disparities in words
+    shrunken: pl.DataFrame | None = None   # of two classes: the rates of small groups, drawn to the mean of all, beside the raw ones
 
 @dataclass(frozen=True)
 class Evidence:
@@ -89,7 +90,9 @@ def fairness_of(
     table = disparities(labels, decisions, groups, small=small, **options)
     rows = table.to_dicts()
     found |= {f"{r['metric']}({column})": Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in rows}
-    return Fairness(column, by, table, [describe_disparity(r, by, column=column, positive=f"{task.target} = {task.positive}") for r in rows]), found
+    few = by.filter("small")["group"].implode()
+    drawn = shrunken(labels, decisions, groups, confidence=confidence).filter(pl.col("group").is_in(few), pl.col("shrunken").is_not_null()) if by["small"].any() else None
+    return Fairness(column, by, table, [describe_disparity(r, by, column=column, positive=f"{task.target} = {task.positive}") for r in rows], drawn), found
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #fc6a5cef
 def worth_of(
@@ -109,6 +112,7 @@ def gather(
     policy: Policy,                      # that made the decisions
     decisions: np.ndarray,               # [n]
     price: Estimate | None = None,       # against unmitigated
+    more: Mapping[str, Estimate] | None = None,       # further estimates that gates may ask for
     slices: Mapping[str, np.ndarray] | None = None,   # name -> bool [n]: its rows
     constant: np.ndarray | None = None,  # scores of the constant model
     present: np.ndarray | None = None,   # [n] what is decided now, from `present_decisions`
@@ -133,6 +137,7 @@ def gather(
     each = losses(labels, scores, **task.aim) if slices else labels
     for part, inside in (slices or {}).items():
         estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=table["metric"], decisions=decisions, constant=constant, weights=weights, aim=task.aim, **options)
+    estimates |= more or {}
     return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates], now)
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #d0cd6d0c

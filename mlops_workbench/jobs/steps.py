@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,9 @@ from ..assess.assessment import ASSESSED, Assessment, assess_predictions, assess
 from ..assess.doubts import doubts_html, idle_columns, label_doubts, twins_across, without
 from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
+from ..assess.evidence import sensitive_groups, worth_of
+from ..assess.mitigate import Limit
+from ..assess.retrain import Other, other_models
 from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
 from ..assess.tables import write_tables
@@ -38,7 +41,7 @@ from ..data.contract import load_contract
 from ..data.dataset import Version, read, resolve
 from ..data.profile import Sentinel, find_sentinels, profile
 from ..data.table import read_table
-from ..deploy.bundle import Bundle, build_bundle, load_bundle
+from ..deploy.bundle import Bundle, build_bundle, load_bundle, second_model, with_second
 from ..deploy.registry import Registry
 from ..deploy.score import Scored, score_file
 from ..model.framing import require_framing
@@ -82,6 +85,7 @@ class Prepared:
         many = ", ".join(t.classes[:20]) + (f" and {len(t.classes) - 20:,} more" if len(t.classes) > 20 else "")
         kinds = f"{t.framing}, {'labels' if t.framing == 'multilabel' else 'classes'} {many}" if t.classes else f"{t.framing} by {t.aim['loss']}" + f" of {', '.join(map(str, t.quantiles))}" * bool(t.quantiles)
         kinds += f"; in training {', '.join(f'{c} weighs {w:.3g}' for c, w in list(t.class_weight.items())[:20])}" * bool(t.class_weight)
+        kinds += f"; in training rows are weighed until {t.reweigh} and {t.target} are independent" * bool(t.reweigh)
         said = f"{self.task.target} is predicted ({kinds}) from {len(self.task.features)} columns of {self.version}; {self.split.scheme}."
         excluded = [{"column": c, "not trained on, because": why} for c, why in self.task.excluded.items()]
         parts = [show.note(said), *(show.note(n) for n in self.task.notes), show.table(excluded, caption="Columns that are not trained on")]
@@ -257,14 +261,30 @@ def evidence(
         found = None
     else:
         found = searched(run, tune_run)
+        _answering(run, found)
         rows = found.frame[found.predictions["row"].to_numpy()]
         read_slices(settings.slices, found.frame)
         assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=settings.slices, rows=_to_slice(found.task, rows), settings=settings.assess,
-                                        weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), run=run.id)
+                                        weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), others=_trained_anew(found, settings.assess.mitigations), run=run.id)
     for r in assessment.performance.to_dicts(): run.metric(r["metric"], r["estimate"])
     for key, e in assessment.chosen.estimates.items():
         if "(" in key: run.metric(key, e.value)
     return assessment, found
+
+def _answering(run: JobRun, found: Searched) -> None:
+    "An error where the settings leave rows to another model that cannot answer."
+    told = run.settings.assess
+    if found.task.framing != "binary" or not (told.abstain_risk or told.abstain_capacity): return
+    policy = Policy("threshold", band=(0.0, 1.0), refer=told.abstain_to or "person")
+    if policy.second: second_model(run.store, policy, name=found.task.name, task=json.loads(found.task.to_json()), columns=found.predictor.features.columns)
+
+def _trained_anew(found: Searched, tried: Sequence[str]) -> Callable[[str, Limit], list[Other]]:
+    "What trains other models against a disparity, on the rows and folds of the predictions and with the parameters that the search found."
+    def train(column: str, limit: Limit) -> list[Other]:
+        groups, task = sensitive_groups(found.frame.select(found.task.sensitive)).get(column), found.task
+        params = {m.family: m.params for _, m in sorted(zip(found.predictor.weights, found.predictor.members), key=lambda p: p[0]) if not isinstance(m.params.get("rounds"), list)}
+        return [] if groups is None else other_models(found.frame, task, found.predictions, groups, column=column, limit=limit, value=worth_of(task), tried=tried, params=params)
+    return train
 
 def _to_slice(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
     "The rows with the numbers that stand for a missing value missing."
@@ -466,6 +486,7 @@ def make_bundle(
     bundle = build_bundle(graph, name=found.task.name, task=found.task, contract=load_contract(contract).to_yaml() if contract.exists() else None,
                           lineage={"dataset": found.dataset, "tune": found.run, "assess": record["id"], "deploy": run.id, "git": Runs(run.store).get(run.id).get("git")},
                           assessment=evidence, policy=policy, reference=found.frame, seed=found.task.seed)
+    bundle = with_second(run.store, bundle)
     return bundle, parity(bundle.graph, found.predictor, found.frame), evidence
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #55e98746

@@ -4,11 +4,13 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'QUANTILES', 'FORMS', 'TABLES', 'check_quantiles', 'aim_of', 'width_of', 'require_framing',
-           'read_class_weight']
+           'read_class_weight', 'independent_weights']
 
 # %% ../../nbs/api/2_model/00_framing.ipynb #d7b1da71
 from collections.abc import Iterable, Sequence
 from typing import Any
+
+import numpy as np
 
 from ..core.errors import InputError, nearest
 
@@ -89,3 +91,16 @@ def read_class_weight(
     weights = [given.get(c, 1.0) for c in classes]
     mean = sum(w * n for w, n in zip(weights, rows)) / total
     return {c: w / mean for c, w in zip(classes, weights)}
+
+# %% ../../nbs/api/2_model/00_framing.ipynb #a82ec9c7
+def independent_weights(
+    groups: np.ndarray,    # [n] text
+    codes: np.ndarray,     # [n] classes, from 0
+    weights: np.ndarray,   # [n] of the rows, at least 0
+    classes: int = 2,      # how many
+) -> dict[str, tuple[float, ...]]:
+    "The factor of each class in each group that makes group and class independent (Kamiran and Calders 2012); 1 where a group has none of a class."
+    names, place = np.unique(groups.astype(str), return_inverse=True)
+    found = np.bincount(place * classes + codes, weights, minlength=len(names) * classes).reshape(-1, classes)
+    wanted = found.sum(1, keepdims=True) * found.sum(0) / max(found.sum(), 1e-300)
+    return {str(g): tuple(map(float, row)) for g, row in zip(names, np.where(found > 0, wanted / np.where(found > 0, found, 1), 1.0))}
