@@ -95,6 +95,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                       'mlops_workbench/assess/assessment.py'),
                                                    'mlops_workbench.assess.assessment._limits_in_training': ( 'api/3_assess/assessment.html#_limits_in_training',
                                                                                                               'mlops_workbench/assess/assessment.py'),
+                                                   'mlops_workbench.assess.assessment._mitigated': ( 'api/3_assess/assessment.html#_mitigated',
+                                                                                                     'mlops_workbench/assess/assessment.py'),
                                                    'mlops_workbench.assess.assessment._model_scores': ( 'api/3_assess/assessment.html#_model_scores',
                                                                                                         'mlops_workbench/assess/assessment.py'),
                                                    'mlops_workbench.assess.assessment._offered': ( 'api/3_assess/assessment.html#_offered',

@@ -390,34 +390,40 @@ def assess_predictions(
     scores, folds = models["this model"], predictions["fold"].to_numpy() if "fold" in predictions.columns else np.full(len(predictions), -1)
     sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
     given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "small": small, "slices": sliced.inside, **options}
-    candidates, beside, limit, column, tried = [], [], None, "", check_mitigations(settings.mitigations)
-    asked = any(g.on_certainty for g in rules)
+    candidates, beside, limit, column, doubts = [], [], None, "", {}
+    def piece(name: str, policy: Policy, decisions: np.ndarray, **more: Any) -> Evidence:
+        if any(g.on_certainty for g in rules): doubts[name] = doubt_of(decisions, policy)
+        told = _certain(doubts[name], labels, decisions, task, groups, settings) if doubts else None
+        return gather(task, labels, scores, groups, rules, name=name, policy=policy, decisions=decisions, more=told, **more, **given)
     def doubt_of(decisions: np.ndarray, policy: Policy) -> Uncertainty:
         return measure_uncertainty(labels, scores, decisions, task.framing, policy=policy, wish=wish, folds=folds, groups=groups, small=small, value=worth_of(task) if task.framing == "binary" else None, **options)
-    def piece(name: str, policy: Policy, decisions: np.ndarray, **more: Any) -> Evidence:
-        told = _certain(doubt_of(decisions, policy), labels, decisions, task, groups, settings) if asked else None
-        return gather(task, labels, scores, groups, rules, name=name, policy=policy, decisions=decisions, more=told, **more, **given)
     if task.framing == "binary":
         limit, column, note = _limit_from(rules, list(groups))
         notes += [note] if note else []
-        candidates = fit_policies(labels, scores, groups.get(column, np.repeat("everybody", len(labels))), folds, value=worth_of(task), column=column,
-                                  limit=limit, own_thresholds=column in sensitive.columns and not is_binned(sensitive[column]), small=small, **options)
-        if "thresholds" not in tried: candidates = candidates[:1]
-        if others and candidates[0].disparity.value is not None:
-            beside = other_candidates(others(column, limit), labels, groups[column], folds, value=worth_of(task), limit=limit, against=candidates[0].decisions, small=small, **options)
+        candidates, beside = _mitigated(task, labels, scores, groups, sensitive, folds, limit, column, settings, others, small=small, **options)
         evidence = [piece(c.name, c.policy, c.decisions, price=None if c.name == UNMITIGATED else c.price) for c in candidates]
     else:
         policy = Policy("none") if task.framing == "regression" else Policy("argmax")
         decisions = scores if task.framing == "regression" else scores.argmax(1)
         evidence = [piece("this model", policy, decisions)]
     at, reasons = choose(evidence, {c.name: c for c in candidates})
-    doubt = doubt_of(evidence[at].decisions, evidence[at].policy)
+    doubt = doubts.get(evidence[at].name) or doubt_of(evidence[at].decisions, evidence[at].policy)
     evidence[at].estimates.update(_certain(doubt, labels, evidence[at].decisions, task, groups, settings))
     notes += _banded(doubt, rules)
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, _scheme(folds), len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
                       settings, seed, run, notes, sliced=sliced, others=beside, proxies=_proxies(task, sensitive, rows, seed, settings), uncertainty=doubt, **_thresholds(task, labels, models, ladder, conditions, options))
+
+def _mitigated(task: Task, labels: np.ndarray, scores: np.ndarray, groups: Mapping[str, np.ndarray], sensitive: pl.DataFrame, folds: np.ndarray, limit: Limit, column: str, settings: AssessSettings,
+               others: Callable[[str, Limit], Sequence[Other]] | None, **options: Any) -> tuple[list[Candidate], list[Candidate]]:
+    "The candidates, the unmitigated one alone where the settings ask for no thresholds, and those of other models."
+    tried, by, worth = check_mitigations(settings.mitigations), groups.get(column, np.repeat("everybody", len(labels))), worth_of(task)
+    own = column in sensitive.columns and not is_binned(sensitive[column])
+    found = fit_policies(labels, scores, by, folds, value=worth, column=column, limit=limit, own_thresholds=own, **options)
+    if "thresholds" not in tried: found = found[:1]
+    if others is None or found[0].disparity.value is None: return found, []
+    return found, other_candidates(others(column, limit), labels, by, folds, value=worth, limit=limit, against=found[0].decisions, **options)
 
 def _certain(doubt: Uncertainty, labels: np.ndarray, decisions: np.ndarray, task: Task, groups: Mapping[str, np.ndarray], settings: AssessSettings) -> dict[str, Estimate]:
     return uncertainty_estimates(doubt, labels, decisions, task.framing, columns=list(groups), confidence=settings.confidence)
