@@ -8,6 +8,7 @@ __all__ = ['FAMILIES', 'ROUNDS', 'MITIGATIONS', 'parts_of', 'reweighed', 'reduce
 
 # %% ../../nbs/api/3_assess/02d_retrain.ipynb #6376901f
 import os
+import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -123,7 +124,7 @@ def reduced(
     limit: Limit,                 # what the disparity must keep to
     value: Mapping[str, float],   # worth of one outcome: tp, fp, fn, tn
     most: int = 8000,             # rows to learn from, drawn from all
-    iterations: int = 5,          # of fairlearn's, each several models
+    iterations: int = 12,         # of fairlearn's, each several models
     small: int = 30,              # groups with fewer rows are taken together
     seed: int = 0,                # of what is drawn
 ) -> np.ndarray | None:           # int64 [m], 1 positive
@@ -137,9 +138,11 @@ def reduced(
         fit, choose = train[~back], train[back]
         known = _told_apart(groups[fit], y[fit], small)
         if len(np.unique(known)) < 2: return None
-        learner = _Learner(features.transform(frame[fit]), {"num_leaves": 15, "learning_rate": 0.1, "rounds": 60}, seed)
-        solved = ExponentiatedGradient(learner, _moment(limit), objective=ErrorRate(costs=costs if sum(costs.values()) else None), max_iter=iterations)
-        solved.fit(np.arange(len(fit))[:, None], y[fit], sensitive_features=known)
+        learner = _Learner(features.transform(frame[fit]), {"num_leaves": 15, "learning_rate": 0.1, "rounds": 40}, seed)
+        solved = ExponentiatedGradient(learner, _moment(limit), objective=ErrorRate(costs=costs if sum(costs.values()) else None), eps=0.05, max_iter=iterations)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")   # fairlearn's, about what pandas 4 will do
+            solved.fit(np.arange(len(fit))[:, None], y[fit], sensitive_features=known)
         learners = [p for p in solved.predictors_ if isinstance(p, _Learner)]
         if not learners: return None
         best = _single(learners, features.transform(frame[choose]), y[choose], groups[choose], limit, value, small)
