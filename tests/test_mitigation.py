@@ -275,3 +275,22 @@ def test_an_unseen_or_missing_group_is_decided_by_the_common_threshold_where_the
     labels, scores, group = people(5)
     own = fit_policies(labels, scores, group, value=VALUE, column="group")[2]
     assert own.name == BY_GROUP and f"missing, small or unseen group get the common threshold of {own.policy.fallback:.4g}" in own.note
+
+
+def test_the_settings_line_that_a_report_offers_is_one_that_tune_takes() -> None:
+    "The limit on every trial, word for word as the note has it, and a search that keeps to it."
+    from mlops_workbench.tune.goals import Goals
+    rows = loans(1500)
+    predictions = pl.DataFrame({"row": np.arange(1500), "fold": np.arange(1500) % 2})
+    note = other_models(rows, LOANS, predictions, rows["race"].to_numpy().astype(str), column="race", limit=Limit("equalized_odds_difference", 0.4), value=EVEN, tried=["reductions"])[0].note
+    line = note.partition("[tune] constraints = ")[2].partition(" searches")[0]
+    assert line == "equalized_odds_difference(race) <= 0.4"
+    found = fit_model(rows, LOANS, trials=2, families=["trees", "linear"], device="cpu", goals=Goals.of({"loss": "minimize"}, [line]))
+    assert 0 <= found.metrics["equalized_odds_difference(race)"] <= 0.4
+
+
+def test_groups_of_two_columns_are_reweighed_but_offer_no_line_that_would_be_refused() -> None:
+    rows = loans(800).with_columns(sex=pl.Series(np.resize(["f", "m"], 800)))
+    both = (rows["race"] + " & " + rows["sex"]).to_numpy().astype(str)
+    others = other_models(rows, dataclasses.replace(LOANS, sensitive=("race", "sex")), pl.DataFrame({"row": np.arange(800), "fold": np.arange(800) % 2}), both, column="race & sex", limit=Limit(), value=EVEN)
+    assert len(others) == 3 and not any("= race & sex" in o.note or "(race & sex)" in o.note for o in others)

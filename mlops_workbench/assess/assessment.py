@@ -280,7 +280,7 @@ def _offered(a: Assessment) -> list[show.Html]:
 
 def _limits_in_training(a: Assessment) -> str:
     "What could be done before a model is assessed."
-    if a.limit is None: return ""
+    if a.limit is None or a.limit_column not in a.task.sensitive: return "The thresholds here are fitted to a model that is there. [task] reweigh and [tune] constraints can train another, by one sensitive column; one that [derive] makes of several will do."
     rule = f"{a.limit.metric}({a.limit_column}) {'>=' if a.limit.is_ratio else '<='} {a.limit.value:g}"
     tried = [s for s in (f"weighed training, [task] reweigh = {a.limit_column}" * (a.task.reweigh != a.limit_column), f"a limit on every trial of the search, [tune] constraints = {rule}") if s]
     return f"The thresholds here are fitted to a model that is there. The settings can also ask tune for {', or '.join(tried)}." + f" This model was trained on weights that make {a.task.reweigh} and {a.task.target} independent." * bool(a.task.reweigh)

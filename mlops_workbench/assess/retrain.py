@@ -185,12 +185,13 @@ def other_models(
     for family in FAMILIES if "reweighing" in tried and task.reweigh != column else ():
         what, mine = {"trees": "boosted trees", "linear": "a linear model"}[family], (params or {}).get(family, {})
         if family in searched: out.append(Other(f"{family} alone", f"{what}, the best of the search, as a like to compare with", searched[family]))
-        how = f"[task] reweigh = {column} trains so" if column in frame.columns else "[task] reweigh trains so, by a column that [derive] makes of these groups"
+        how = f"[task] reweigh = {column} trains so" if column in task.sensitive else "[task] reweigh trains so, by a column that [derive] makes of these groups"
         out.append(Other(f"reweighed {family}", f"{what} trained on weights that make {column} and {task.target} independent; compared here, not deployed: {how}",
                          reweighed(frame, task, predictions, groups, family=family, params=mine, seed=task.seed)))
     if "reductions" in tried:
         under = reduced(frame, task, predictions, groups, limit=limit, value=value, seed=task.seed)
-        how = f"[tune] constraints = {limit.metric}({column}) {'>=' if limit.is_ratio else '<='} {limit.value:g} searches under that limit"
+        rule = f"{limit.metric}({column}) {'>=' if limit.is_ratio else '<='} {limit.value:g}"
+        how = f"[tune] constraints = {rule} searches under that limit" if column in task.sensitive else "[tune] constraints searches under a limit on one sensitive column"
         if under is not None: out.append(Other("reductions", f"boosted trees trained under the limit by fairlearn, of whose models a single one decides, and none by lot; compared here, not deployed: {how}", under, True))
     return out
 
