@@ -152,7 +152,7 @@ def search(
     steps = _recorded_steps() if seconds else None
     first = _earlier(run, warm_start) if warm_start else None
     copy = None if run.store.is_local else f"{run.store.url}/runs/{run.id}/study"     # so that another machine can take over
-    fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, warm_start=first, workers=tune.workers, progress=progress, report=report, **options)
+    fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, warm_start=first, workers=tune.workers or "auto", progress=progress, report=report, **options)
     if split.cross_fitted: predictions = cross_fit(prepared.frame, task, split.folds, seconds=share * seconds, folder=study, progress=progress, **options)
     else: predictions = score_table(fit, prepared.frame[split.test], rows=split.test)
     fit.predictor.save(run.folder / "model")
