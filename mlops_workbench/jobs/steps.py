@@ -151,7 +151,7 @@ def search(
     steps = _recorded_steps() if seconds else None
     first = _earlier(run, warm_start) if warm_start else None
     copy = None if run.store.is_local else f"{run.store.url}/runs/{run.id}/study"     # so that another machine can take over
-    fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, warm_start=first, workers=tune.workers, progress=progress, report=report, **options)
+    fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, warm_start=first, workers=tune.workers or "auto", progress=progress, report=report, **options)
     if split.cross_fitted: predictions = cross_fit(prepared.frame, task, split.folds, seconds=share * seconds, folder=study, progress=progress, **options)
     else: predictions = score_table(fit, prepared.frame[split.test], rows=split.test)
     fit.predictor.save(run.folder / "model")
@@ -258,16 +258,12 @@ def evidence(
         found = searched(run, tune_run)
         rows = found.frame[found.predictions["row"].to_numpy()]
         read_slices(settings.slices, found.frame)
-        assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=settings.slices, rows=_to_slice(found.task, rows), settings=settings.assess,
+        assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=found.task.slices | settings.slices, rows=found.task.blanked(rows), settings=settings.assess,
                                         weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), run=run.id)
     for r in assessment.performance.to_dicts(): run.metric(r["metric"], r["estimate"])
     for key, e in assessment.chosen.estimates.items():
         if "(" in key: run.metric(key, e.value)
     return assessment, found
-
-def _to_slice(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
-    "The rows with the numbers that stand for a missing value missing."
-    return rows.with_columns(pl.when(~pl.col(c).cast(pl.Float64).is_in(v)).then(pl.col(c)).alias(c) for c, v in task.sentinels.items() if c in rows.columns)
 
 def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     "The assessment of a deployed model on the rows of a file."
@@ -281,7 +277,7 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
     return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
-                         gates=settings.gates, slices=settings.slices, rows=_to_slice(task, frame), settings=settings.assess, present=present_decisions(task, frame), run=run.id)
+                         gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, present=present_decisions(task, frame), run=run.id)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
 def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
