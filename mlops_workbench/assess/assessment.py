@@ -160,8 +160,8 @@ def _confusion(a: Assessment) -> show.Html:
 def _labels(a: Assessment) -> show.Html:
     each = a.parts["labels"]
     if len(each) > 20: each = each.sort("f1", nulls_last=True)
-    return show.table([{"label": r["label"], "n": r["n"], "given": r["decided"], "AUC": _ends(r, "auc"), "average precision": _ends(r, "average_precision"), "precision": _ends(r, "precision"), "recall": _ends(r, "recall"), "F1": _ends(r, "f1")}
-                       for r in each.head(20).to_dicts()], caption="By label: n rows have it, given is to how many" + (f"; the 20 of {len(each):,} with the lowest F1" if len(each) > 20 else ""))
+    return show.table([{"label": r["label"], "n": r["n"], "given": r["decided"], "AUC": _ends(r, "auc"), "AP": _ends(r, "average_precision"), "precision": _ends(r, "precision"), "recall": _ends(r, "recall"), "F1": _ends(r, "f1")}
+                       for r in each.head(20).to_dicts()], caption="By label: n rows have it, given is to how many; AP is the average precision" + (f"; the 20 of {len(each):,} with the lowest F1" if len(each) > 20 else ""))
 
 def _levels(a: Assessment) -> show.Html:
     each = a.parts["levels"].filter(pl.col("metric").is_in(["accuracy", "log_loss", "macro_f1", "auc_ovr"]))
@@ -174,7 +174,7 @@ def _quantiles(a: Assessment) -> show.Html:
                       caption="By quantile: the share of rows at or below it should be the quantile; skill is the share of the constant model's loss that is taken away")
 
 def _ranges(a: Assessment) -> show.Html:
-    q = a.task.quantiles
+    q = list(a.task.quantiles)
     of = f"of the interval from the {q[0]:g} to the {q[-1]:g} quantile" if len(q) > 1 else f"of all up to the {q[0]:g} quantile"
     return show.table([{"from": r["from"], "to": r["to"], "n": r["n"], "coverage": show.interval(r["coverage"], r["low"], r["high"]), "mean width": r["width"], "under": r["under"], "over": r["over"]} for r in a.parts["ranges"].to_dicts()],
                       caption=f"Coverage {of}, which is to hold {promised(q):.0%} of the rows, by ranges of the middle quantile")

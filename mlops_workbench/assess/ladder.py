@@ -126,7 +126,7 @@ def calibration_figure(
     ax.plot(ends, ends, color="0.6", lw=1, ls="--", label="perfect calibration")
     ax.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", ms=5, lw=1.4, capsize=2, color=show.palette[0],
                 label="observed, with interval")
-    x_name, y_name, n = ("quantile", "share of rows at or below it", int(table["n"].max())) if framing == "quantiles" else ("mean score of the bin", "observed in the bin", int(table["n"].sum()))
+    x_name, y_name, n = ("quantile", "share of rows at or below it", max(table["n"].to_list())) if framing == "quantiles" else ("mean score of the bin", "observed in the bin", int(table["n"].sum()))
     ax.set(xlabel=x_name, ylabel=y_name, title=f"Calibration, n = {n:,}")
     ax.legend(loc="upper left", frameon=False, fontsize=8)
     return fig

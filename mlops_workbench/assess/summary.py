@@ -62,7 +62,7 @@ def undecided(
     if a.uncertainty is None: return ["Nothing is known of how certain it is."]
     if a.uncertainty.abstention: return a.uncertainty.abstention.sentences
     if a.task.form == "quantiles":
-        q, e = a.task.quantiles, a.chosen.estimates["coverage"]
+        q, e = list(a.task.quantiles), a.chosen.estimates["coverage"]
         range_ = f"a range, from the {q[0]:g} to the {q[-1]:g} quantile" if len(q) > 1 else f"all that lies up to the {q[0]:g} quantile"
         return [f"It answers every row with {range_}. It is to hold {promised(q):.0%} of the rows, and holds {show.interval(e.value, e.low, e.high)}." + " Where the range is wide, the model knows little." * (len(q) > 1)]
     for curve in a.uncertainty.curves[:1]:
