@@ -167,7 +167,7 @@ def test_quantiles_that_are_no_numbers_are_refused(tmp_path):
 
 
 def test_labels_in_one_column_of_text_and_paths_make_projects(tmp_path):
-    both = shop(80).select("age", signs=pl.when(pl.col("late") == 1).then(pl.lit("late;ill")).otherwise(pl.lit("ill;new")), path=pl.concat_str("kind", "sort", separator="/"))
+    both = shop(80).select("age", signs=pl.when(pl.col("late") == 1).then(pl.lit("late;ill")).otherwise(pl.lit("new")), path=pl.concat_str("kind", "sort", separator="/"))
     both.write_csv(tmp_path / "shop.csv")
     for target, framing, separator in (("signs", "multilabel", ";"), ("path", "hierarchical", "/")):
         settings = read_settings(new_project(tmp_path / target, data=str(tmp_path / "shop.csv"), target=target, framing=framing, separator=separator))
