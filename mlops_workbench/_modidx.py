@@ -3332,8 +3332,6 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                   'mlops_workbench/model/framing.py'),
                                                'mlops_workbench.model.framing.read_class_weight': ( 'api/2_model/framing.html#read_class_weight',
                                                                                                     'mlops_workbench/model/framing.py'),
-                                               'mlops_workbench.model.framing.require_framing': ( 'api/2_model/framing.html#require_framing',
-                                                                                                  'mlops_workbench/model/framing.py'),
                                                'mlops_workbench.model.framing.width_of': ( 'api/2_model/framing.html#width_of',
                                                                                            'mlops_workbench/model/framing.py')},
             'mlops_workbench.model.graph': { 'mlops_workbench.model.graph.Graph': ( 'api/2_model/graph.html#graph',

@@ -10,14 +10,18 @@ import urllib.request
 import numpy as np
 import polars as pl
 import pytest
+from mlops_workbench.assess.assessment import assess_predictions
 from mlops_workbench.assess.levels import hierarchical_performance
+from mlops_workbench.assess.summary import undecided
 from mlops_workbench.core.errors import InputError
 from mlops_workbench.core.runs import Runs, job_run
-from mlops_workbench.core.settings import read_settings
+from mlops_workbench.core.settings import AssessSettings, read_settings
 from mlops_workbench.deploy.bundle import load_bundle
 from mlops_workbench.deploy.score import read_predictions
 from mlops_workbench.jobs.steps import answers, evidence, score, verdict, watch
 from mlops_workbench.model.task import Task
+from mlops_workbench.ui.deciding import AssessPanel
+from mlops_workbench.ui.panels import Place
 from mlops_workbench.ui.project import new_project
 from sklearn import metrics as sk
 
@@ -150,6 +154,43 @@ def test_labels_that_come_later_assess_the_deployed_model(project, tmp_path):
     assert "scored by the deployed model" in repr(verdict(run, later))
     shop(200, seed=9).select("age", "visits", "sex").write_csv(tmp_path / "unlabelled.csv")
     with pytest.raises(InputError, match=f"the (target|label|level) '{KEPT[name][0]}'"): evidence(job_run("assess"), data=str(tmp_path / "unlabelled.csv"))
+
+
+def test_a_row_is_explained_in_jupyterlab(project):
+    name, root = project
+    picker = AssessPanel(Place()).picker
+    assert picker is not None and picker.message.data["text"] == ""
+    row = picker.data
+    assert len(row["attributions"]) == 2 and "it was" in repr(picker.html)
+    if name == "labels": assert set(row["label"].split(", ")) | set(row["decision"].split(", ")) <= {"late", "ill", "no label"}
+    if name == "quantiles": assert "decision" not in row and len(row["score"]) == 3
+
+
+def test_one_quantile_covers_all_up_to_it():
+    rng = np.random.default_rng(0)
+    y, x = rng.normal(size=(2, 500))
+    task = Task("spend", "spent", "regression", loss="quantile", quantiles=(0.8,))
+    frame = pl.DataFrame({"label": y + x, "score": pl.Series((x + 0.8416)[:, None])})
+    a = assess_predictions(task, frame, pl.DataFrame({"sex": rng.choice(["f", "m"], 500)}), gates={"covered": "coverage >= 0.7, block"})
+    found = {r["metric"]: r for r in a.performance.to_dicts()}
+    assert found["coverage"]["estimate"] == found["below_0.8"]["estimate"] == pytest.approx(0.8, abs=0.05) and "interval_width" not in found and "crossing" not in found
+    assert a.gates[0].answer == "pass" and a.fairness["sex"].groups["estimate"].min() > 0.7
+    assert "up to the 0.8 quantile" in undecided(a)[0] and "is to hold 80%" in undecided(a)[0]
+    assert {"performance", "quantiles", "ranges"} <= set(a.tables()) and "up to the 0.8 quantile" in repr(a.tables()["ranges"])
+
+
+def test_many_labels_some_of_them_never_right_or_given_are_assessed():
+    rng = np.random.default_rng(0)
+    names = tuple(f"l{i}" for i in range(110))
+    y, p = (rng.random((200, 110)) < 0.05).astype(int), rng.random((200, 110)) * 0.4
+    y[:, 0] = 0
+    task = Task("signs", ", ".join(names), "multilabel", names, targets=names)
+    a = assess_predictions(task, pl.DataFrame({"label": pl.Series(y), "score": pl.Series(p)}), pl.DataFrame({"sex": rng.choice(["f", "m"], 200)}), settings=AssessSettings(bootstrap=50))
+    found = {r["metric"]: r["estimate"] for r in a.performance.to_dicts()}
+    assert set(found) == {"skill", "hamming_loss", "exact_match", "log_loss"} and found["hamming_loss"] == pytest.approx(y.mean())   # nothing is given
+    first = a.parts["labels"].row(0, named=True)
+    assert (first["n"], first["decided"], first["auc"], first["recall"]) == (0, 0, None, None)
+    assert "the 20 of 110 with the lowest F1" in repr(a.tables()["labels"]) and len(a.fairness["sex"].disparities) == 41
 
 
 @pytest.mark.parametrize(("given", "said"), [

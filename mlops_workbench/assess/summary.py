@@ -27,6 +27,7 @@ def worth_its_cost(
     ends = lambda r: show.interval(r["difference"], r["difference_low"], r["difference_high"])
     for r in others:
         if r["difference_low"] == r["difference_high"] == 0: return f"It is the {r['model']} model: nothing else has a part in it."
+        if r["difference_high"] < 0: return f"It is not worth its cost: the {r['model']} model surely loses less, by {show.interval(-r['difference'], -r['difference_high'], -r['difference_low'])}."
         if not r["difference_low"] > 0: return f"It is not worth its cost: the {r['model']} model loses {ends(r)} more, which may be nothing."
     nearest = min(others, key=lambda r: r["difference"])
     return f"It is worth its cost: every simpler model loses surely more, the nearest ({nearest['model']}) {ends(nearest)}."

@@ -262,7 +262,8 @@ class RowPicker(Shown):
 
     def _said(self) -> str:
         d, task = self.data, self.found.task
-        score = "" if isinstance(d["score"], list) else f"the model says {show.number(d['score'])}{f' for {task.target} = {task.positive}' if task.positive else ''}; "
+        if task.form == "quantiles": score = f"the model says {', '.join(map(show.number, np.atleast_1d(d['score'])))} for the quantiles {', '.join(map(str, task.quantiles))}; "
+        else: score = "" if isinstance(d["score"], list) else f"the model says {show.number(d['score'])}{f' for {task.target} = {task.positive}' if task.positive else ''}; "
         groups = "".join(f", {c} {g}" for c, g in d["groups"].items())
         return f"Row {d['row']:,} of {len(self.found.frame):,}{groups}: {score}" + (f"the chosen policy decides {d['decision']}; " if "decision" in d else "") + f"it was {d['label']}.{self._final()}"
 
