@@ -369,5 +369,5 @@ def test_gates_on_certainty_that_do_not_fit_are_refused():
     three = Task("t", "y", "multiclass", ("a", "b", "c"))
     rows = pl.DataFrame({"label": [0, 1, 2] * 40}).with_columns(score=pl.Series(np.full((120, 3), 1 / 3)))
     assert assess_predictions(three, rows, pl.DataFrame(), gates={"sets": "set_coverage >= 0.5"}).gates[0].answer == "pass"
-    for rule, said in (("coverage >= 0.9", "does not fit a multiclass task"), ("abstained_difference >= 0.9", "by group"), ("coverage(g) >= 0.9", "without brackets"), ("coverage(slice:x) >= 0.9", "without brackets")):
+    for rule, said in (("coverage >= 0.9", "does not fit a multiclass task"), ("abstained_difference >= 0.9", "by group"), ("abstained(g) >= 0.9", "without brackets"), ("coverage(slice:x) >= 0.9", "does not fit")):
         with pytest.raises(SettingsError, match=said): assess_predictions(three, rows, pl.DataFrame(), gates={"rule": rule})
