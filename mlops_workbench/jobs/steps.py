@@ -23,6 +23,7 @@ import polars as pl
 
 from ..assess.assessment import Assessment, assess_predictions, assess_scores, plain
 from ..assess.doubts import doubts_html, idle_columns, label_doubts, twins_across, without
+from ..assess.evidence import sensitive_groups
 from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
 from ..assess.status_quo import present_decisions
@@ -309,7 +310,9 @@ def examination(
 ) -> Trust:
     "How far the values can be trusted, which way the leading columns work and which count together, and what would turn a typical refusal."
     rows, against, others = _chosen(run, found, background)
-    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=next(iter(found.task.sensitive), ""), fixed=assessment.settings.fixed,
+    by_slice = {f"slice {s.name}": np.where(s.mask(found.task.blanked(found.frame), strict=False)[rows], "inside", "outside") for s in assessment.sliced.named.values()}
+    groups = {name: of[rows] for name, of in sensitive_groups(found.frame.select(found.task.sensitive)).items()} | by_slice
+    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=groups, fixed=assessment.settings.fixed,
                    confidence=assessment.settings.confidence, seed=found.task.seed)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #7af394db
