@@ -10,7 +10,7 @@ import json
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -102,7 +102,7 @@ class Assessment:
 
     def tables(self) -> dict[str, show.Html]:
         "Every table by title, ready to be shown."
-        return _tables(self)
+        return dict(self._made_tables)
 
     def figures(self) -> dict[str, Any]:
         "Every matplotlib figure by title."
@@ -110,7 +110,13 @@ class Assessment:
 
     def pictures(self) -> dict[str, show.Html]:
         "Every figure by title, as an inline picture with alternative text."
-        return {title: show.picture(draw(), alt) for title, (draw, alt) in _drawings(self).items()}
+        return dict(self._made_pictures)
+
+    @cached_property
+    def _made_tables(self) -> dict[str, show.Html]: return _tables(self)   # made once, for every section shows some of them
+
+    @cached_property
+    def _made_pictures(self) -> dict[str, show.Html]: return {title: show.picture(draw(), alt) for title, (draw, alt) in _drawings(self).items()}
 
     def section(
         self,
