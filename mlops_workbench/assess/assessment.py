@@ -19,7 +19,7 @@ import polars as pl
 from .curves import by_class, confusion, precision_recall_figure, residuals, residuals_figure
 from .abstain import Wish
 from .certainty import Uncertainty, measure_uncertainty, uncertainty_parts
-from .evidence import Evidence, Fairness, choose, gather, sensitive_groups, worth_of
+from .evidence import Evidence, Fairness, check_answers, choose, gather, sensitive_groups, worth_of
 from .fairness import DISPARITIES, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
 from .ladder import calibration, calibration_figure, compare, ladder_figure, roc_figure
@@ -300,10 +300,10 @@ def _limit_from(gates: Sequence[Gate], columns: Sequence[str]) -> tuple[Limit, s
 def _model_scores(predictions: pl.DataFrame, task: Task, weights: np.ndarray | None) -> dict[str, np.ndarray]:
     "The models of the ladder by name, the simplest first, this model last."
     found = {f"score_{n}": n for n in ("constant", "linear", "trees", "network")}
-    models = {n: _array(predictions[c]) for c, n in found.items() if c in predictions.columns and not predictions[c].null_count()}
+    models = {n: predictions[c].to_numpy() for c, n in found.items() if c in predictions.columns and not predictions[c].null_count()}
     if "constant" not in models:
         models = {"constant": constant_scores(predictions["label"].to_numpy(), **task.aim, classes=len(task.classes), weights=weights)} | models
-    return models | {"this model": _array(predictions["score"])}
+    return models | {"this model": predictions["score"].to_numpy()}
 
 def _conditions(task: Task, settings: AssessSettings) -> list[Condition]:
     "What the settings ask of the operating point; an error where the task has none."
@@ -318,16 +318,18 @@ def _thresholds(task: Task, labels: np.ndarray, models: Mapping[str, np.ndarray]
     point = operating_point(labels, models["this model"], worth, conditions=conditions, **options) if conditions else None
     return {"operating": point, "differ": disagreements(labels, models, worth, ladder, **options)}
 
-def _array(column: pl.Series) -> np.ndarray:
-    return np.array(column.to_list(), float) if column.dtype == pl.List else np.asarray(column.to_numpy(), float)
+def _array(column: pl.Series) -> Any:
+    return column.to_list() if column.dtype == pl.List else column.to_numpy()
 
-def _check(predictions: pl.DataFrame, sensitive: pl.DataFrame) -> None:
+def _check(task: Task, predictions: pl.DataFrame, sensitive: pl.DataFrame, **more: Any) -> pl.DataFrame:
+    "The predictions with labels and scores as arrays that fit the task; an error names what does not."
     for c in ("label", "score"):
         if c not in predictions.columns: raise InputError(f"the predictions have no column {c!r}", remedy=nearest(c, predictions.columns))
         if predictions[c].null_count(): raise InputError(f"{predictions[c].null_count()} predictions have no {c}", remedy="leave those rows out")
-    if len(predictions) == 0: raise InputError("there are no predictions to assess", remedy="pass at least one labelled row")
-    if sensitive.width and len(sensitive) != len(predictions):
-        raise InputError(f"there are {len(predictions)} predictions but {len(sensitive)} rows of sensitive columns", remedy="pass the same rows in the same order")
+    rows = {"rows of sensitive columns": sensitive if sensitive.width else None} | more
+    found = {c: check_answers(task, predictions["label"].to_numpy(), _array(predictions[c]), **rows) for c in predictions.columns if (c == "score" or c.startswith("score_")) and not predictions[c].null_count()}
+    if task.framing == "binary" and len(predictions) < 2: raise InputError("there is 1 prediction, and thresholds are fitted to other rows than they decide on", where="predictions", remedy="pass two or more")
+    return predictions.with_columns(pl.Series("label", found["score"][0]), *(pl.Series(c, s) for c, (_, s) in found.items()))
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #db04cf89
 def assess_predictions(
@@ -347,7 +349,7 @@ def assess_predictions(
 ) -> Assessment:
     "The assessment of a model from its out-of-sample predictions, with the candidate policies of a binary task."
     require_framing(task, ASSESSED, what="the assessment")
-    _check(predictions, sensitive)
+    predictions = _check(task, predictions, sensitive, weights=weights, **{"present decisions": present})
     settings, seed = settings or AssessSettings(), task.seed if seed is None else seed
     conditions = _conditions(task, settings)
     wish = _wish(settings, task)
@@ -428,14 +430,13 @@ def assess_scores(
 ) -> Assessment:
     "The assessment of a deployed model's decisions on labelled rows it was not trained on."
     require_framing(task, ASSESSED, what="the assessment")
-    scores = np.asarray(scores, float)
+    labels, scores = check_answers(task, labels, scores, **{"rows of sensitive columns": sensitive if sensitive.width else None, "weights": weights, "present decisions": present})
     predictions = pl.DataFrame({"label": labels}).with_columns(score=pl.Series(scores))
-    _check(predictions, sensitive)
     settings, seed, groups = settings or AssessSettings(), task.seed if seed is None else seed, sensitive_groups(sensitive)
     conditions = _conditions(task, settings)
     rules = [g for g in read_gates(gates or {}, framing=task.framing) if g.metric != "price" and (not g.column or g.column in (*groups, *(f"slice:{s}" for s in slices or {})))]
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
-    models, labels = _model_scores(predictions, task, weights), predictions["label"].to_numpy()
+    models = _model_scores(predictions, task, weights)
     sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
     if task.framing == "regression": decisions = scores
     elif policy.kind == "by_group":
