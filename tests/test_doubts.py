@@ -25,7 +25,7 @@ def table(framing: str) -> tuple[pl.DataFrame, Task]:
 def test_the_influence_of_a_row_is_what_training_without_it_changes(framing, apart):
     frame, task = table(framing)
     y, w, learn = task.labels(frame), np.random.default_rng(4).uniform(0.5, 2, N), np.arange(N) < 160
-    x, test = _encode(frame, task, learn, 1), ~learn
+    x, test = _encode(frame, task, learn), ~learn
     aim = {k: v for k, v in task.aim.items() if k != "framing"}
     def loss(kept: np.ndarray) -> float: return float(losses(y[test], _fit(x[kept], y[kept], w[kept], task).scores(x[test]), framing, **aim).mean())
     model = _fit(x[learn], y[learn], w[learn], task)
@@ -37,14 +37,14 @@ def test_the_influence_of_a_row_is_what_training_without_it_changes(framing, apa
 def test_the_step_of_a_ridge_regression_is_exact():
     frame, task = table("regression")
     y, w, learn = task.labels(frame), np.random.default_rng(4).uniform(0.5, 2, N), np.arange(N) < 40     # few rows, so that each has leverage
-    x, test = _encode(frame, task, learn, 1), ~learn
+    x, test = _encode(frame, task, learn), ~learn
     mean = lambda kept: _fit(x[kept], y[kept], w[kept], task).scores(x[test]).mean()
     told, _ = _Pull(_fit(x[learn], y[learn], w[learn], task), x[learn], y[learn], w[learn]).change(x[test], np.ones((test.sum(), 1)))
     np.testing.assert_allclose(told, [mean(learn & (np.arange(N) != i)) - mean(learn) for i in range(40)], rtol=1e-4)
 
 def test_the_interval_of_an_influence_covers_what_other_held_out_rows_show():
     frame, task = table("binary")
-    y, x = task.labels(frame), _encode(frame, task, np.ones(N, bool), 1)
+    y, x = task.labels(frame), _encode(frame, task, np.ones(N, bool))
     rng, learn = np.random.default_rng(5), np.arange(N) < 100
     model = _fit(x[learn], y[learn], np.ones(100), task)
     pull, slopes = _Pull(model, x[learn], y[learn], np.ones(100)), _slopes(model, x, y, task)
@@ -91,7 +91,7 @@ def test_every_doubt_of_every_framing_opens_and_is_escaped(framing, tmp_path):
     n = len(frame)
     fold = np.r_[np.arange(N) % 4, (np.arange(12) + 1) % 4]
     folds = Folds.of(frame, task, fold, tested=np.ones(n, bool))
-    member = _fit(x := _encode(frame, task, np.ones(n, bool), 1), folds.labels, np.ones(n), task)
+    member = _fit(x := _encode(frame, task, np.ones(n, bool)), folds.labels, np.ones(n), task)
     found = find_doubts(task, frame, pl.DataFrame({"row": np.arange(n), "fold": fold}), folds.labels, retrained(folds), lambda f: member.scores(x[: len(f)]), replicates=100)
     page = doubts_html(found).markup
     assert "<script>" not in page and "&lt;script&gt;" in page

@@ -160,7 +160,7 @@ def _leaks(folds: Folds, model: np.ndarray, options: Mapping[str, Any]) -> Doubt
     said = [f"{_names(seen)} alone predict{'s' * (len(seen) == 1)} nearly as well as the model: look whether {'it is' if len(seen) == 1 else 'they are'} known when the model is asked."] if seen \
         else [f"No column of the {len(rows) - len(told):,} that were asked alone reaches {LEAK:.0%} of what the model gains on the constant."]
     if told: said.append(f"The model never saw {_names(told)}, which give{'s' * (len(told) == 1)} the target away.")
-    return Doubt("columns alone", " ".join(said), rows, f"Alone: the loss of a surrogate of that column only, on {int(folds.tested.sum()):,} rows. Share: of what the model gains on the constant", "warn" if seen else "")
+    return Doubt("columns alone", " ".join(said), rows, f"Alone: the loss of the mean label by that column's values, on {int(folds.tested.sum()):,} rows. Share: of what the model gains on the constant", "warn" if seen else "")
 
 def _idle(frame: pl.DataFrame, labels: np.ndarray, predict: Callable[[pl.DataFrame], np.ndarray], task: Task, folds: Folds | None, each: np.ndarray | None, options: Mapping[str, Any]) -> Doubt:
     "Columns that add nothing."

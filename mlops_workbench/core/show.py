@@ -110,6 +110,11 @@ def _cell(value: Any, right: bool) -> str:
     else: wrap = ";min-width:14em"
     return f'<td style="text-align:{"right" if right else "left"};padding:3px 10px;vertical-align:top{wrap}">{text}</td>'
 
+def _head(name: str, right: bool) -> str:
+    "One heading; a column without a name has an empty cell, which is no heading."
+    tag = 'th scope="col"' if name.strip() else "td"
+    return f'<{tag} style="text-align:{"right" if right else "left"};padding:3px 10px;border-bottom:1px solid #8a8f98">{escape(name)}</{tag[:2]}>'
+
 def table(
     rows: Any,                            # dictionaries or dataclasses, or a Polars or pandas frame
     *,
@@ -124,13 +129,14 @@ def table(
     names = names or {}
     known = {c: [r[c] for r in rows if r.get(c) is not None] for c in columns}
     numeric = {c: bool(v) and all(isinstance(x, int | float) and not isinstance(x, bool) for x in v) for c, v in known.items()}
-    head = "".join(f'<th scope="col" style="text-align:{"right" if numeric[c] else "left"};padding:3px 10px;border-bottom:1px solid #8a8f98">{escape(cut(names.get(c, c.replace("_", " "))))}</th>' for c in columns)
+    head = "".join(_head(cut(names.get(c, c.replace("_", " "))), numeric[c]) for c in columns)
     body = "".join("<tr>" + "".join(_cell(r.get(c), numeric[c]) for c in columns) + "</tr>" for r in rows[:limit])
     more = f"<p>and {len(rows) - limit:,} more rows</p>" if len(rows) > limit else ""
     caption = cut(caption, 600)
     title = f'<p style="font-weight:600;margin:14px 0 2px;padding:0 10px">{escape(caption)}</p>' if caption else ""   # a caption would be as narrow as its table
     label = f' aria-label="{escape(caption)}"' if caption else ""
-    markup = f'{title}<div style="overflow-x:auto"><table{label} style="border-collapse:collapse;font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
+    scrolls = f'tabindex="0" role="group" aria-label="{escape(caption or "Table")}"'
+    markup = f'{title}<div style="overflow-x:auto" {scrolls}><table{label} style="border-collapse:collapse;font-variant-numeric:tabular-nums"><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table></div>{more}'
     return Html(markup, _plain(rows[:limit], columns, caption))
 
 def _plain(rows: list[dict], columns: list[str], caption: str) -> str:
