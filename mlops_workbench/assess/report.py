@@ -281,7 +281,7 @@ STYLE_NARROW = """
  .out img{max-width:max(100%,540px)!important} th,td{padding:4px 8px 4px 6px}}
 @page{margin:16mm 15mm}
 @media print{body{font-size:10.5pt;line-height:1.45} header{background:none} nav,.contents,.source,.skip{display:none!important} .body{display:block} .wide,main{max-width:none;padding-left:0;padding-right:0}
- .out,.out>pre,.out div{overflow:visible!important;max-height:none} table{font-size:8.5pt} th,td{padding:2px 6px!important;white-space:normal!important;overflow-wrap:anywhere} pre{white-space:pre-wrap!important} h2,h3{break-after:avoid} figure,img,tr,.failure,.warning{break-inside:avoid} thead{display:table-header-group} a{color:inherit} details::details-content{content-visibility:visible!important;display:block!important;block-size:auto!important} .folds{display:block} td{min-width:0!important}
+ .out,.out>pre,.out div{overflow:visible!important;max-height:none} table{font-size:8.5pt} th,td{padding:2px 4px!important;white-space:normal!important;overflow-wrap:anywhere} .many .out{columns:3} .many th{white-space:nowrap!important} pre{white-space:pre-wrap!important} h2,h3{break-after:avoid} figure,img,tr,.failure,.warning{break-inside:avoid} thead{display:table-header-group} a{color:inherit} details::details-content{content-visibility:visible!important;display:block!important;block-size:auto!important} .folds{display:block} td{min-width:0!important}
  *{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 """
@@ -295,7 +295,7 @@ _TEMPLATE = """<!doctype html>
 {% macro contents() %}<ol>{% for level, text, slug in headings %}<li class="l{{ level }}"><a href="#{{ slug }}">{{ text }}</a></li>{% endfor %}</ol>{% endmacro %}
 <header><div class="wide"><h1>{{ title }}</h1>{% if lede %}<div class="lede">{{ lede }}</div>{% endif %}
 {% if facts %}<dl class="facts">{% for name, value in facts.items() %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}</dl>{% endif %}
-{% if details %}<div class="folds">{% for name, part in details.items() %}<details class="fold"><summary>{{ name }}</summary><div class="out" tabindex="0" role="group" aria-label="{{ name }}">{{ part }}</div></details>{% endfor %}</div>{% endif %}</div></header>
+{% if details %}<div class="folds">{% for name, part in details.items() %}<details class="fold{% if name == "Packages" %} many{% endif %}"><summary>{{ name }}</summary><div class="out" tabindex="0" role="group" aria-label="{{ name }}">{{ part }}</div></details>{% endfor %}</div>{% endif %}</div></header>
 <div class="wide body{% if headings|length < 2 %} alone{% endif %}">{% if headings|length > 1 %}<nav aria-label="Contents"><p>Contents</p>{{ contents() }}</nav>
 <details class="contents"><summary>Contents</summary>{{ contents() }}</details>{% endif %}
 <main id="main">{{ failure }}{% for w in warnings %}<p class="warning" role="note">{{ w }}</p>{% endfor %}
