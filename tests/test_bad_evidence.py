@@ -1,5 +1,6 @@
 """Bad evidence, as a user meets it: every odd input of an assessment ends in one clear error, or is handled and said."""
 
+import importlib.util
 import os
 import re
 import warnings
@@ -194,3 +195,14 @@ def test_in_a_browser_nothing_executes_and_nothing_overflows(pages, name, width)
         cut = page.evaluate("""[...document.querySelectorAll('p,h1,h2,h3,summary,dd,li,figcaption,[role=note]')].filter(e => e.scrollWidth > e.clientWidth + 2 && getComputedStyle(e).display !== 'inline').map(e => e.outerHTML.slice(0, 200))""")
         assert cut == []
         browser.close()
+
+
+@pytest.mark.parametrize("name,rows,limit", [("AUDIT", 200_000, 500), ("ASSESS", 60_000, 1500)])
+def test_memory_grows_by_a_few_numbers_a_row(name, rows, limit):
+    "`benchmarks/bench_large.py` asks the same of ten million rows."
+    spec = importlib.util.spec_from_file_location("bench_large", Path(__file__).parents[1] / "benchmarks" / "bench_large.py")
+    assert spec and spec.loader
+    bench = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(bench)
+    (_, few), (_, many) = (bench.cost(getattr(bench, name), n) for n in (1000, rows))
+    assert (many - few) / rows < limit

@@ -59,7 +59,7 @@ def _shape(task: Task) -> str:
     return f"give {len(task.classes)} probabilities for each row, in the order {', '.join(task.classes[:5])}{', ...' if len(task.classes) > 5 else ''}" if task.framing == "multiclass" \
         else "give one number for each row: " + (f"the probability of {task.positive!r}" if task.framing == "binary" else "the prediction")
 
-def _first(bad: np.ndarray, values: np.ndarray, what: str, wanted: str, remedy: str) -> None:
+def _first(bad: Any, values: np.ndarray, what: str, wanted: str, remedy: str) -> None:
     "Nothing; an error that shows the first bad value and its row."
     if not bad.any(): return
     at, many = int(bad.argmax()), int(bad.sum())
