@@ -24,13 +24,16 @@ from ..model.task import Task
 
 # %% ../../nbs/api/3_assess/03e_doubts.ipynb #9fff82ff
 def label_doubts(
-    labels: np.ndarray,        # [n] class codes
+    labels: np.ndarray,        # [n] class codes; [n, k] labels
     scores: np.ndarray,        # [n] probability of class 1, or [n, k], out of sample
-    classes: Sequence[str],    # names, in the order of their codes
+    classes: Sequence[str],    # names, in the order of their codes; of the labels
     *,
     rows: np.ndarray | None = None,   # [n] how the rows are numbered; 0 and up when None
 ) -> pl.DataFrame:
-    "The rows whose label is doubtful, the most doubtful first: row, label, suggested, quality."
+    "The rows whose label is doubtful, the most doubtful first: row, label, suggested, quality. Of several labels each is doubted by itself, and a row may stand there twice."
+    if np.ndim(labels) == 2:
+        each = [label_doubts(labels[:, j], scores[:, j], (f"not {c}", c), rows=rows) for j, c in enumerate(classes)]
+        return pl.concat(each).sort("quality", maintain_order=True)
     from cleanlab.filter import find_label_issues
     p = np.column_stack([1 - scores, scores]) if np.ndim(scores) == 1 else np.asarray(scores, float)
     schema = {"row": pl.Int64, "label": pl.String, "suggested": pl.String, "quality": pl.Float64}
@@ -121,15 +124,15 @@ class Doubt:
 def _mislabelled(task: Task, labels: np.ndarray, scores: np.ndarray, at: np.ndarray, folds: Folds | None, each: np.ndarray | None, options: Mapping[str, Any]) -> Doubt:
     "Labels that are probably wrong; `each` is the surrogate's loss on the tested rows."
     if not task.classes: return Doubt("doubtful labels", "Labels are doubted where there are classes; this target is a quantity.", pl.DataFrame())
-    rows = label_doubts(labels, scores, task.classes, rows=at)
-    if not len(rows): return Doubt("doubtful labels", f"No label of {len(labels):,} is doubtful.", rows)
+    rows, n = label_doubts(labels, scores, task.classes, rows=at), np.size(labels)
+    if not len(rows): return Doubt("doubtful labels", f"No label of {n:,} is doubtful.", rows)
     place = np.flatnonzero(np.isin(at, rows["row"].to_numpy()))
-    effects = [("left out of the evidence", without(labels, scores, place, task.framing, **options))]
+    effects = [("left out of the evidence", without(labels, scores, place, task.aim["framing"], **options))]
     if folds is not None and each is not None:
         listed = np.isin(folds.rows, rows["row"].to_numpy())
         stay = ~listed[folds.tested]
-        if stay.any(): effects.append(("left out of the surrogate's training, measured on the other rows", LeftOut.of(each[stay], losses(folds.labels[folds.tested], retrained(folds, leave=listed), task.framing)[stay], **options)))
-    return Doubt("doubtful labels", f"{len(rows):,} of {len(labels):,} labels are doubtful ({len(rows) / len(labels):.1%}).", rows,
+        if stay.any(): effects.append(("left out of the surrogate's training, measured on the other rows", LeftOut.of(each[stay], losses(folds.labels[folds.tested], retrained(folds, leave=listed), task.aim["framing"])[stay], **options)))
+    return Doubt("doubtful labels", f"{len(rows):,} of {n:,} labels are doubtful ({len(rows) / n:.1%}).", rows,
                  "Quality: the probability that the model, which did not see the row, gives the label", effects=tuple(effects))
 
 def _twins(frame: pl.DataFrame, task: Task, side: np.ndarray, tested: np.ndarray, at: np.ndarray, labels: np.ndarray, scores: np.ndarray, options: Mapping[str, Any]) -> Doubt:
@@ -137,8 +140,8 @@ def _twins(frame: pl.DataFrame, task: Task, side: np.ndarray, tested: np.ndarray
     rows, n = twins_across(frame, task.features, side, tested=tested), len(at)
     if not len(rows): return Doubt("twins", "No row has a twin on the other side of the split.", rows)
     every, aim = task.labels(frame), {k: v for k, v in task.aim.items() if k != "framing"}
-    same = f"; {(every[rows['row'].to_numpy()] == every[rows['twin'].to_numpy()]).mean():.0%} of the twins have the same label" if task.classes else ""
-    left = without(labels, scores, np.flatnonzero(np.isin(at, rows["row"].to_numpy())), task.framing, **aim, **options)
+    same = f"; {(every[rows['row'].to_numpy()] == every[rows['twin'].to_numpy()]).reshape(len(rows), -1).all(axis=1).mean():.0%} of the twins have the same label" if task.classes else ""
+    left = without(labels, scores, np.flatnonzero(np.isin(at, rows["row"].to_numpy())), task.aim["framing"], **aim, **options)
     return Doubt("twins", f"{len(rows):,} of {n:,} rows ({len(rows) / n:.1%}) have a twin that the model which scored them learned from{same}.", rows,
                  "Rows with a twin, how many twins, and the first of them", "warn" if len(rows) > 0.02 * n else "", (("left out of the evidence", left),))
 
@@ -165,11 +168,11 @@ def _leaks(folds: Folds, model: np.ndarray, options: Mapping[str, Any]) -> Doubt
 def _idle(frame: pl.DataFrame, labels: np.ndarray, predict: Callable[[pl.DataFrame], np.ndarray], task: Task, folds: Folds | None, each: np.ndarray | None, options: Mapping[str, Any]) -> Doubt:
     "Columns that add nothing."
     aim = {k: v for k, v in task.aim.items() if k != "framing"}
-    rows = idle_columns(predict, frame, labels, task.features[:200], task.framing, **aim, **options)
+    rows = idle_columns(predict, frame, labels, task.features[:200], task.aim["framing"], **aim, **options)
     spare = rows.filter("adds_nothing")["column"].to_list() if len(rows) else []
     kept, effects = tuple(c for c in task.features if c not in spare), ()
     if spare and kept and folds is not None and each is not None:
-        less = losses(folds.labels[folds.tested], retrained(folds, features=kept), task.framing, **aim)
+        less = losses(folds.labels[folds.tested], retrained(folds, features=kept), task.aim["framing"], **aim)
         effects = (("left out of the surrogate, all at once", LeftOut.of(each, less, **options)),)
     said = f"{len(spare):,} of {len(rows):,} columns add nothing that could be seen on {len(frame):,} rows: {_names(spare)}." if spare else f"Every one of the {len(rows):,} columns adds something."
     return Doubt("columns dealt anew", said, rows, f"How much more the model loses when a column is dealt anew among {len(frame):,} rows", effects=effects)
@@ -197,11 +200,11 @@ def find_doubts(
     options: dict[str, Any] = {"confidence": confidence, "replicates": replicates, "seed": task.seed}
     side, tested, model = np.full(len(frame), -2), np.zeros(len(frame), bool), np.zeros(len(frame))
     side[at] = predictions["fold"].to_numpy() if "fold" in predictions.columns else -1
-    tested[at], model[at] = True, losses(labels, scores, task.framing, **aim)
+    tested[at], model[at] = True, losses(labels, scores, task.aim["framing"], **aim)
     folds = Folds.of(frame, task, side, tested=tested, most=most, seed=task.seed)
     if folds.refusal: asked, each, found = None, None, [Doubt("rows that hurt", f"Neither rows that hurt nor columns that leak were looked for with a linear surrogate: {folds.refusal}.", pl.DataFrame())]
     else:
-        asked, each = folds, losses(folds.labels[folds.tested], retrained(folds), task.framing, **aim)
+        asked, each = folds, losses(folds.labels[folds.tested], retrained(folds), task.aim["framing"], **aim)
         found = [_hurtful(folds, options), _leaks(folds, model[folds.rows][folds.tested], options)]
     some = np.sort(np.random.default_rng(task.seed).permutation(len(at))[: max(most // 5, 2)])
     return [_mislabelled(task, labels, scores, at, asked, each, options), _twins(frame, task, side, tested, at, labels, scores, options), *found,

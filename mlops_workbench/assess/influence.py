@@ -81,6 +81,11 @@ class Folds:
         rows = np.sort(np.random.default_rng(seed).permutation(len(frame))[:most])
         return cls(frame[rows], task, np.asarray(side)[rows], np.asarray(tested, bool)[rows], rows)
 
+    @property
+    def form(self) -> str:
+        "The framing, one of `model.framing.FORMS`."
+        return self.task.aim["framing"]
+
     @cached_property
     def labels(self) -> np.ndarray:
         "The labels [n] as models learn them."
@@ -94,11 +99,12 @@ class Folds:
     @cached_property
     def width(self) -> int:
         "The inputs of the surrogate, the constant included, times its outputs."
-        return (_encode(self.frame, self.task, np.ones(len(self.frame), bool)).shape[1] + 1) * (len(self.task.classes) if self.task.framing == "multiclass" else 1)
+        return (_encode(self.frame, self.task, np.ones(len(self.frame), bool)).shape[1] + 1) * (len(self.task.classes) if self.form == "multiclass" else 1)
 
     @property
     def refusal(self) -> str:
         "Why no surrogate is asked, or ''."
+        if self.form not in ("binary", "multiclass", "regression"): return f"it answers with one class or one number, and this task has {'several labels' if self.form == 'multilabel' else 'quantiles'}"
         if not self.tested.any() or len(np.unique(self.labels)) < 2: return "there are not two different answers among the rows"
         if not all((self.side != f).any() for f in np.unique(self.side[self.tested])): return "no row was learned from"
         return f"inputs times outputs are {self.width:,}, and the surrogate takes {ROOM:,}" if self.width > ROOM else ""
@@ -138,17 +144,17 @@ class _Linear:
 
 def _fit(x: np.ndarray, y: np.ndarray, w: np.ndarray, task: Task) -> _Linear:
     "The surrogate of those rows."
-    made = lambda coef, start, seen: _Linear(np.column_stack([coef, start]), seen, task.framing, len(task.classes))
-    if task.framing == "regression":
+    made = lambda coef, start, seen: _Linear(np.column_stack([coef, start]), seen, task.aim["framing"], len(task.classes))
+    if task.aim["framing"] == "regression":
         ridge: Any = Ridge(alpha=1.0).fit(x, y, sample_weight=w)
         return made(ridge.coef_[None], np.atleast_1d(ridge.intercept_), np.zeros(0, np.int64))
     seen = np.unique(y[w > 0])
-    if len(seen) < 2: coef, start = np.zeros((1, x.shape[1])), np.full(1, 20.0 if task.framing == "multiclass" or (seen == 1).any() else -20.0)
+    if len(seen) < 2: coef, start = np.zeros((1, x.shape[1])), np.full(1, 20.0 if task.aim["framing"] == "multiclass" or (seen == 1).any() else -20.0)
     else:
         with threadpool_limits(1, "blas"): found: Any = LogisticRegression(C=1.0, tol=1e-8, max_iter=1000, solver="newton-cholesky").fit(x, y, sample_weight=w)
         coef, start = found.coef_, found.intercept_
-        if task.framing == "multiclass" and len(seen) == 2: coef, start = np.concatenate([-coef, coef]) / 2, np.concatenate([-start, start]) / 2
-    return made(coef, start, seen if task.framing == "multiclass" else np.zeros(0, np.int64))
+        if task.aim["framing"] == "multiclass" and len(seen) == 2: coef, start = np.concatenate([-coef, coef]) / 2, np.concatenate([-start, start]) / 2
+    return made(coef, start, seen if task.aim["framing"] == "multiclass" else np.zeros(0, np.int64))
 
 def retrained(
     folds: Folds,                          # rows
@@ -158,7 +164,7 @@ def retrained(
 ) -> np.ndarray:                           # [tested rows], or [tested rows, k]
     "The out-of-sample scores of surrogates that are trained on those columns and rows."
     task = folds.task if features is None else replace(folds.task, features=tuple(features))
-    out = np.zeros((len(folds.frame), len(task.classes))) if task.framing == "multiclass" else np.zeros(len(folds.frame))
+    out = np.zeros((len(folds.frame), len(task.classes))) if task.aim["framing"] == "multiclass" else np.zeros(len(folds.frame))
     for fold in np.unique(folds.side[folds.tested]):
         learn, test = folds.side != fold, folds.tested & (folds.side == fold)
         if leave is not None: learn &= ~leave
@@ -200,7 +206,7 @@ class _Pull:
 def _slopes(model: _Linear, x: np.ndarray, y: np.ndarray, task: Task) -> np.ndarray:
     "How the loss of each row rises with its outputs before the link [m, k]."
     miss = model.misses(x, y)
-    return miss if task.framing != "regression" else np.sign(miss) if task.aim["loss"] == "absolute_error" else 2 * miss
+    return miss if task.aim["framing"] != "regression" else np.sign(miss) if task.aim["loss"] == "absolute_error" else 2 * miss
 
 # %% ../../nbs/api/3_assess/03ea_influence.ipynb #860c30c1
 def hurtful_rows(
@@ -213,7 +219,7 @@ def hurtful_rows(
     "The rows that raise the loss of held-out rows: row, label, gain (by how much less is lost without it), low, high, the most hurtful first; and what leaving such rows out changes."
     task, y, w, n = folds.task, folds.labels, folds.weights, len(folds.frame)
     aim = {k: v for k, v in task.aim.items() if k != "framing"}
-    loss = lambda model, x, rows: losses(y[rows], model.scores(x[rows]), task.framing, **aim)
+    loss = lambda model, x, rows: losses(y[rows], model.scores(x[rows]), task.aim["framing"], **aim)
     change, variance, z = np.zeros(n), np.zeros(n), z_of(confidence)
     half, before, after = np.random.default_rng(seed).random(n) < 0.5, np.zeros(n), np.zeros(n)
     for fold in np.unique(folds.side[folds.tested]):
@@ -242,14 +248,14 @@ def scores_alone(
 ) -> np.ndarray:           # [tested rows], or [tested rows, k]
     "The out-of-sample scores of a model that knows one column: the mean of the labels that go with its value in the other folds, drawn towards the mean of all as by five rows."
     task = folds.task
-    y = folds.labels[:, None] == np.arange(len(task.classes)) if task.framing == "multiclass" else folds.labels[:, None].astype(float)
+    y = folds.labels[:, None] == np.arange(len(task.classes)) if task.aim["framing"] == "multiclass" else folds.labels[:, None].astype(float)
     out = np.zeros(y.shape)
     for fold in np.unique(folds.side[folds.tested]):
         w, test = folds.weights * (folds.side != fold), folds.tested & (folds.side == fold)
         prior, weight = w @ y / max(w.sum(), 1e-300), np.bincount(codes, w)
         sums = np.column_stack([np.bincount(codes, w * column) for column in y.T])
         out[test] = ((sums + 5 * prior) / (weight + 5)[:, None])[codes[test]]
-    return out[folds.tested] if task.framing == "multiclass" else out[folds.tested, 0]
+    return out[folds.tested] if task.aim["framing"] == "multiclass" else out[folds.tested, 0]
 
 LEAK = 0.9   # share of the model's gain from which on a column is suspected
 
@@ -267,7 +273,7 @@ def leaking_columns(
     "For each column: column, alone (its loss), share with share_low and share_high, leaks, and of the suspected with, without, more, low and high; the largest share first."
     task, options = folds.task, {"confidence": confidence, "replicates": replicates, "seed": seed}
     y, aim = folds.labels[folds.tested], {k: v for k, v in task.aim.items() if k != "framing"}
-    loss = lambda scores: losses(y, scores, task.framing, **aim)
+    loss = lambda scores: losses(y, scores, task.aim["framing"], **aim)
     if len(model) != len(y): raise InputError(f"there are {len(model)} losses of the model and {len(y)} tested rows", remedy="pass the same rows")
     named, constant = list(dict.fromkeys([*suspects, *columns])), loss(scores_alone(folds, np.zeros(len(folds.frame), int)))
     alone = [loss(scores_alone(folds, code_column(folds.frame[c], bins=16, min_support=5)[0])) for c in named]
