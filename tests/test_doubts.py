@@ -111,3 +111,18 @@ def test_a_table_that_is_too_wide_for_the_surrogate_says_so_and_keeps_the_rest()
     assert "no row was learned from" in found[2].said
     found = find_doubts(task, wide, pl.DataFrame({"row": np.arange(30)}), task.labels(wide)[:30], rng.random(30), lambda f: np.full(len(f), 0.5))
     assert "1,101, and the surrogate takes 1,000" in found[2].said and len(found) == 4 and len(found[-1].rows) == 200
+
+
+def test_several_labels_and_quantiles_are_doubted_without_a_surrogate():
+    rng = np.random.default_rng(0)
+    frame = pl.DataFrame({"x": rng.normal(size=200)}).with_columns(late=pl.Series((rng.random(200) < 0.3).astype(int)), ill=pl.Series((rng.random(200) < 0.5).astype(int)), size=pl.Series(rng.normal(size=200)))
+    both = Task(name="t", target="late, ill", framing="multilabel", classes=("late", "ill"), features=("x",), targets=("late", "ill"))
+    band = Task(name="t", target="size", framing="regression", features=("x",), loss="quantile", quantiles=(0.1, 0.9))
+    fold = pl.DataFrame({"row": np.arange(200), "fold": np.arange(200) % 4})
+    for task, scores, words in ((both, rng.uniform(0.1, 0.9, (200, 2)), "several labels"), (band, np.tile([-1.3, 1.3], (200, 1)), "quantiles")):
+        found = find_doubts(task, frame, fold, task.labels(frame), scores, lambda f, s=scores: s[: len(f)], replicates=100)
+        assert words in found[2].said and len(found) == 4 and "<table" in doubts_html(found).markup
+    leaves = Task(name="t", target="k", framing="hierarchical", classes=("a/b", "a/c", "d/e"), features=("x",), levels=("k",), separator="/")
+    paths = frame.with_columns(k=pl.Series(rng.choice(["a/b", "a/c", "d/e"], 200)))
+    found = find_doubts(leaves, paths, fold, leaves.labels(paths), rng.dirichlet([1, 1, 1], 200), lambda f: np.full((len(f), 3), 1 / 3), replicates=100)
+    assert [d.name for d in found][2:4] == ["rows that hurt", "columns alone"] and len(found[3].rows) == 1
