@@ -76,11 +76,14 @@ def _raw(game: Game, rows: Encoded, data: pl.DataFrame | None) -> np.ndarray:
                for i, p in enumerate(game.players)]
     return np.stack(columns, axis=1) if columns else np.empty((len(encoded), 0), object)
 
-def _attributions(game: Game, rows: Encoded, each: list[tuple[np.ndarray, np.ndarray, np.ndarray]], data: pl.DataFrame | None, link: str, **facts: Any) -> Attributions:
-    "Attributions from the gains [c, B, d, k] of some rows at a time and the ends they lie between, once the columns without a player are known to be unused."
-    B = len(game.background)
-    values, base, outputs = (np.concatenate(a) for a in zip(*((g.mean(axis=1), empty.mean(axis=1), full) for g, empty, full in each)))
-    error = np.concatenate([g.std(axis=1, ddof=1) / math.sqrt(B) if B > 1 else np.full(g[:, 0].shape, np.nan) for g, *_ in each])
+def _over_background(found: np.ndarray, game: Game) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
+    "The mean gains [c, d, k] with their standard errors, and the ends that they lie between, from the gains [c, B, d, k] of some rows."
+    B, (empty, full) = found.shape[1], game.ends()
+    return found.mean(axis=1), found.std(axis=1, ddof=1) / math.sqrt(B) if B > 1 else np.full(found[:, 0].shape, np.nan), empty.mean(axis=1), full
+
+def _attributions(game: Game, rows: Encoded, each: list[tuple[np.ndarray, ...]], data: pl.DataFrame | None, link: str, **facts: Any) -> Attributions:
+    "Attributions from what `_over_background` gave of some rows at a time, once the columns without a player are known to be unused."
+    values, error, base, outputs = (np.concatenate(a) for a in zip(*each))
     if (-1 in game.of) and np.ptp(base, axis=0).max(initial=0) > 1e-3 * (1 + np.abs(base).max(initial=0)):
         raise InputError("the model uses a column that belongs to no player", where="names", remedy="name every column that the model uses")
     flat = (lambda a: a[..., 0]) if outputs.shape[-1] == 1 else (lambda a: a)
@@ -96,14 +99,15 @@ def exact_shapley(
     names: Sequence[str],              # raw column of each encoded column, numbers first
     link: str = "logit",               # logit for probabilities, identity for a regression
     data: pl.DataFrame | None = None,  # the same rows raw, for display
-    batch: int = 8192,                 # answers asked for at once
+    batch: int | None = None,          # answers asked for at once; None: 8,192 of a function, of networks what fits the cache or the GPU
+    device: str = "cpu",               # where networks are asked: 'cpu', 'cuda' or 'mps'
 ) -> Attributions:
     "Shapley values by asking every coalition; at most 14 players."
-    game, rng = Game(predict, background, names=names, link=link, batch=batch), np.random.default_rng(0)
+    game, rng = Game(predict, background, names=names, link=link, batch=batch, device=device), np.random.default_rng(0)
     d, each = len(game.players), []
     if d > 14: raise InputError(f"{d} players make {2**d:,} coalitions", where="exact_shapley", remedy="use shapley, which samples them")
     if len(rows) == 0: raise InputError("no rows to explain", where="rows", remedy="give at least one row")
-    for facing in (game.facing(rows[i:i + 100]) for i in range(0, len(rows), 100)): each.append((gains(facing, exact_design, rng)[0], *facing.ends()))
+    for facing in (game.facing(rows[i:i + 100]) for i in range(0, len(rows), 100)): each.append(_over_background(gains(facing, exact_design, rng)[0], facing))
     found = _attributions(game, rows, each, data, link, reached=0.0)
     return replace(found, error=np.zeros_like(found.error))
 
@@ -146,22 +150,23 @@ def shapley(
     error: float | None = None,        # share of the values, above 0 and below 1: more permutations until the standard error that they leave is below; None: no more
     seed: int = 0,                     # of the permutations
     data: pl.DataFrame | None = None,  # the same rows raw, for display
-    batch: int = 8192,                 # answers asked for at once
+    batch: int | None = None,          # answers asked for at once; None: 8,192 of a function, of networks what fits the cache or the GPU
+    device: str = "cpu",               # where networks are asked: 'cpu', 'cuda' or 'mps'
 ) -> Attributions:
     "Shapley values by paired permutations, with standard errors; they add up to the answers exactly."
     if len(rows) == 0: raise InputError("no rows to explain", where="rows", remedy="give at least one row")
     if permutations < 1: raise InputError(f"permutations is {permutations}", where="shapley", remedy="give 1 or more")
     if error is not None and not 0 < error < 1: raise InputError(f"error is {error}", where="shapley", remedy="give a share above 0 and below 1, such as 0.02")
-    game, rng = Game(predict, background, names=names, link=link, batch=batch), np.random.default_rng(seed)
+    game, rng = Game(predict, background, names=names, link=link, batch=batch, device=device), np.random.default_rng(seed)
     chunk = max(1, 2_000_000 // (len(background) * (len(game.players) + 1)))     # rows at a time: bounded memory
     each, left = [], []
     for some in (rows[i:i + chunk] for i in range(0, len(rows), chunk)):
         facing, known = game.facing(some), additive(predict, some, background, names=names, link=link)
         if known is None: found, more = _rounds(facing, permutations, error, rng)
-        else: found, more = _with_trees(known, lambda rest: Game(rest, background, names=names, link=link, batch=batch).facing(some), permutations, error, rng)  # noqa: B023
-        each.append((found, *facing.ends()))
+        else: found, more = _with_trees(known, lambda rest: Game(rest, background, names=names, link=link, batch=batch, device=device).facing(some), permutations, error, rng)  # noqa: B023
+        each.append(_over_background(found, facing))
         left.append(more)
-    reached = _share(np.concatenate(left), np.concatenate([g.mean(axis=1) for g, *_ in each]))
+    reached = _share(np.concatenate(left), np.concatenate([mean for mean, *_ in each]))
     return _attributions(game, rows, each, data, link, reached=None if math.isnan(reached) else reached)
 
 
