@@ -447,6 +447,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                 'mlops_workbench/assess/explain.py'),
                                                 'mlops_workbench.assess.explain.exact_shapley': ( 'api/3_assess/explain.html#exact_shapley',
                                                                                                   'mlops_workbench/assess/explain.py'),
+                                                'mlops_workbench.assess.explain.few_players': ( 'api/3_assess/explain.html#few_players',
+                                                                                                'mlops_workbench/assess/explain.py'),
                                                 'mlops_workbench.assess.explain.importance': ( 'api/3_assess/explain.html#importance',
                                                                                                'mlops_workbench/assess/explain.py'),
                                                 'mlops_workbench.assess.explain.importance_figure': ( 'api/3_assess/explain.html#importance_figure',

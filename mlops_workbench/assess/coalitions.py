@@ -339,7 +339,7 @@ def _gains_there(game: Game, design: Callable[[int], Design], rng: np.random.Gen
     part, (empty, full), B, d = game.parts[0], game.ends(), len(game.background), len(game.players)
     n, k, device = *full.shape, part.ground.device
     g = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
-    to = lambda a: torch.from_numpy(np.ascontiguousarray(a)).to(device)
+    to = lambda a: torch.from_numpy(np.array(a, order="C")).to(device)
     with torch.inference_mode():
         draw = lambda: torch.rand(n, d, B, generator=g, device=device)
         empty, full, other = to(empty).view(n * B, k), to(full), torch.zeros(n, B, d + 1, dtype=torch.bool, device=device)
@@ -348,7 +348,7 @@ def _gains_there(game: Game, design: Callable[[int], Design], rng: np.random.Gen
             other[:, :, p] |= (x != y) & ~((x != x) & (y != y))
         other = other[:, :, :-1].reshape(n * B, d)
         order = torch.where(other, ((draw().argsort(-1) + draw()) / B).transpose(1, 2).reshape(n * B, d), 2.0).argsort(1)   # as `_spread` does
-        found, exact = (torch.zeros(n * B, d, k, dtype=torch.float64, device=device), torch.ones(n * B, dtype=torch.bool, device=device)) if known is None else (to(known[0]).clone().view(n * B, d, k), to(known[1]).clone().view(-1))
+        found, exact = (torch.zeros(n * B, d, k, dtype=torch.float64, device=device), torch.ones(n * B, dtype=torch.bool, device=device)) if known is None else (to(known[0]).view(n * B, d, k), to(known[1]).view(-1))
         many = other.sum(dim=1) * (~exact if known is not None else 1)
         for m in many[many > 0].unique().tolist():
             how = design(m)
