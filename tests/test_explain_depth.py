@@ -185,6 +185,19 @@ def test_a_gpu_walks_as_well_and_says_how_near(monkeypatch):
     with pytest.raises(InputError, match="not finite"): shapley(member, some, behind, names=names)
 
 
+def test_of_very_many_columns_the_leading_ones_play_and_all_others_together():
+    from mlops_workbench.assess.explain import OTHERS, few_players
+    rng = np.random.default_rng(0)
+    rows, behind, names = *(Encoded(rng.normal(size=(n, 2000)).astype("f4"), np.zeros((n, 0), np.int64)) for n in (3, 10)), [f"x{i}" for i in range(2000)]
+    model = lambda num, cat: num[:, 5] * num[:, 1999] + num[:, 700] + 0.01 * num[:, 9]
+    played = few_players(model, rows, behind, names=names, link="identity")
+    assert len(set(played)) == 100 and {"x5", "x700", "x1999", OTHERS} <= set(played) and all(a in (b, OTHERS) for a, b in zip(played, names))
+    told = shapley(model, rows, behind, names=played, link="identity")
+    told = dict(zip(told.names, told.values.T))
+    np.testing.assert_allclose(told["x700"], rows.num[:, 700] - behind.num[:, 700].mean(), atol=1e-5)
+    assert np.abs(told[OTHERS]).max() < 0.1 and few_players(model, rows, behind, names=names, link="identity", most=2000) == names
+
+
 def many_columns(n, seed): return Encoded(np.random.default_rng(seed).normal(size=(n, 12)).astype("f4"), np.zeros((n, 0), int))
 
 

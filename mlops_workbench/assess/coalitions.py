@@ -124,8 +124,8 @@ class _Layered:
     def __call__(self, game: "Game", r: np.ndarray, b: np.ndarray, order: np.ndarray, inside: np.ndarray) -> np.ndarray:
         import torch
         with torch.inference_mode():
-            given = (torch.from_numpy(np.ascontiguousarray(a, np.int64)).to(self.ground.device) for a in (r, b, order))
-            return self.ask(*given, torch.from_numpy(inside.astype(np.float32)).to(self.ground.device)).cpu().numpy().astype(np.float64)
+            i, j, at, within = (torch.from_numpy(np.ascontiguousarray(a, t)).to(self.ground.device) for a, t in ((r, np.int64), (b, np.int64), (order, np.int64), (inside, np.float32)))
+            return self.ask(i, j, at, within).cpu().numpy().astype(np.float64)
 
 def _check_finite(finite: bool) -> None:
     if not finite: raise InputError("the model answers with a number that is not finite", where="the model that is explained", remedy="check the model")

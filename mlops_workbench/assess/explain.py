@@ -194,11 +194,12 @@ def few_players(
     *,
     names: Sequence[str],     # raw column of each encoded column, numbers first
     link: str = "logit",      # logit for probabilities, identity for a regression
-    most: int = 200,          # players that are left as they are, at most
+    most: int | None = None,  # players; None: 200, and fewer, 20 at least, where rows have more than a thousand encoded columns
     pairs: int = 4,           # of a row and a background row, that are looked at
     seed: int = 0,            # of their choice
 ) -> list[str]:               # as `shapley` takes them
     "The names, those of the columns that alone move the answers least replaced by that of one player."
+    most = most or max(20, min(200, 200_000 // max(1, len(names))))
     if len(set(names)) <= most: return list(names)
     rng = np.random.default_rng(seed)
     game = Game(predict, background[rng.integers(0, len(background), pairs)], names=names, link=link).facing(rows[rng.integers(0, len(rows), pairs)])
