@@ -24,7 +24,7 @@ import polars as pl
 from ..assess.assessment import Assessment, assess_predictions, assess_scores, plain
 from ..assess.doubts import doubts_html, find_doubts, write_doubts
 from ..assess.evidence import sensitive_groups
-from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
+from ..assess.explain import Attributions, few_players, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
 from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
@@ -297,8 +297,9 @@ def explanation(
     rows, others, _ = _chosen(run, found, background)
     features = found.predictor.features
     x = features.transform(found.frame)
-    return shapley(found.predictor, x[rows], x[others], names=features.sources,
-                   link="identity" if found.task.framing == "regression" else "logit", data=found.frame[rows], seed=found.task.seed)
+    link = "identity" if found.task.framing == "regression" else "logit"
+    names = few_players(found.predictor, x[rows], x[others], names=features.sources, link=link, seed=found.task.seed)
+    return shapley(found.predictor, x[rows], x[others], names=names, link=link, data=found.frame[rows], seed=found.task.seed)
 
 def examination(
     run: JobRun,                  # that explains
