@@ -19,13 +19,13 @@ import polars as pl
 from .curves import by_class, confusion, precision_recall_figure, residuals, residuals_figure
 from .abstain import Wish
 from .certainty import Uncertainty, measure_uncertainty, uncertainty_estimates, uncertainty_parts
-from .evidence import Evidence, Fairness, choose, gather, sensitive_groups, worth_of
+from .evidence import Evidence, Fairness, check_answers, choose, gather, sensitive_groups, worth_of
 from .fairness import DISPARITIES, group_names, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
 from .ladder import calibration, calibration_figure, compare, ladder_figure, roc_figure
 from .levels import performance_by_level
 from .means import constant_scores, losses, promised
-from .metrics import Estimate, check_arrays
+from .metrics import Estimate
 from .mitigate import UNMITIGATED, Candidate, Limit, candidates_figure, candidates_table, fit_policies, frontier
 from .parts import by_label, by_quantile, by_range
 from .retrain import Other, check_mitigations, other_candidates
@@ -118,7 +118,7 @@ class Assessment:
 
     def tables(self) -> dict[str, show.Html]:
         "Every table by title, ready to be shown."
-        return _tables(self)
+        return dict(self._made_tables)
 
     def figures(self) -> dict[str, Any]:
         "Every matplotlib figure by title."
@@ -126,7 +126,13 @@ class Assessment:
 
     def pictures(self) -> dict[str, show.Html]:
         "Every figure by title, as an inline picture with alternative text."
-        return {title: show.picture(draw(), alt) for title, (draw, alt) in _drawings(self).items()}
+        return dict(self._made_pictures)
+
+    @cached_property
+    def _made_tables(self) -> dict[str, show.Html]: return _tables(self)   # made once, for every section shows some of them
+
+    @cached_property
+    def _made_pictures(self) -> dict[str, show.Html]: return {title: show.picture(draw(), alt) for title, (draw, alt) in _drawings(self).items()}
 
     def section(
         self,
@@ -380,10 +386,10 @@ def _limit_from(gates: Sequence[Gate], columns: Sequence[str]) -> tuple[Limit, s
 def _model_scores(predictions: pl.DataFrame, task: Task, weights: np.ndarray | None) -> dict[str, np.ndarray]:
     "The models of the ladder by name, the simplest first, this model last."
     found = {f"score_{n}": n for n in ("constant", "linear", "trees", "network")}
-    models = {n: _array(predictions[c]) for c, n in found.items() if c in predictions.columns and not predictions[c].null_count()}
+    models = {n: predictions[c].to_numpy() for c, n in found.items() if c in predictions.columns and not predictions[c].null_count()}
     if "constant" not in models:
         models = {"constant": constant_scores(predictions["label"].to_numpy(), **task.aim, classes=len(task.classes), weights=weights)} | models
-    return models | {"this model": _array(predictions["score"])}
+    return models | {"this model": predictions["score"].to_numpy()}
 
 def _conditions(task: Task, settings: AssessSettings) -> list[Condition]:
     "What the settings ask of the operating point; an error where the task has none."
@@ -398,18 +404,19 @@ def _thresholds(task: Task, labels: np.ndarray, models: Mapping[str, np.ndarray]
     point = operating_point(labels, models["this model"], worth, conditions=conditions, **options) if conditions else None
     return {"operating": point, "differ": disagreements(labels, models, worth, ladder, **options)}
 
-def _array(column: pl.Series) -> np.ndarray:
-    return np.array(column.to_list(), float) if column.dtype == pl.List else np.asarray(column.to_numpy(), float)
+def _array(column: pl.Series) -> Any:
+    return column.to_list() if column.dtype == pl.List else column.to_numpy()
 
-def _check(task: Task, predictions: pl.DataFrame, sensitive: pl.DataFrame) -> None:
+def _check(task: Task, predictions: pl.DataFrame, sensitive: pl.DataFrame, **more: Any) -> pl.DataFrame:
+    "The predictions with labels and scores as arrays that fit the task; an error names what does not."
     for c in ("label", "score"):
         if c not in predictions.columns: raise InputError(f"the predictions have no column {c!r}", remedy=nearest(c, predictions.columns))
         if predictions[c].null_count(): raise InputError(f"{predictions[c].null_count()} predictions have no {c}", remedy="leave those rows out")
-    if len(predictions) == 0: raise InputError("there are no predictions to assess", remedy="pass at least one labelled row")
-    _, scores, *_ = check_arrays(predictions["label"].to_numpy(), _array(predictions["score"]), task.aim["framing"])
-    if scores.ndim == 2 and scores.shape[1] != task.width: raise InputError(f"there are {scores.shape[1]} scores a row, but the task has {task.width}", where=f"the task {task.name!r}", remedy="pass the predictions of this task's model")
-    if sensitive.width and len(sensitive) != len(predictions):
-        raise InputError(f"there are {len(predictions)} predictions but {len(sensitive)} rows of sensitive columns", remedy="pass the same rows in the same order")
+    rows = {"rows of sensitive columns": sensitive if sensitive.width else None} | more
+    found = {c: check_answers(task, _array(predictions["label"]), _array(predictions[c]), **rows) for c in predictions.columns if (c == "score" or c.startswith("score_")) and not predictions[c].null_count()}
+    if task.framing == "binary" and len(predictions) < 2: raise InputError("there is 1 prediction, and thresholds are fitted to other rows than they decide on", where="predictions", remedy="pass two or more")
+    return predictions.with_columns(pl.Series("label", found["score"][0]), *(pl.Series(c, s) for c, (_, s) in found.items()))
+
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #db04cf89
 def assess_predictions(
@@ -429,7 +436,7 @@ def assess_predictions(
     run: str = "",                            # the run that asks
 ) -> Assessment:
     "The assessment of a model from its out-of-sample predictions, with the candidate policies of a binary task."
-    _check(task, predictions, sensitive)
+    predictions = _check(task, predictions, sensitive, weights=weights, **{"present decisions": present})
     settings, seed = settings or AssessSettings(), task.seed if seed is None else seed
     conditions, wish = _conditions(task, settings), _wish(settings, task)
     groups = sensitive_groups(sensitive)
@@ -534,14 +541,13 @@ def assess_scores(
     run: str = "",                            # the run that asks
 ) -> Assessment:
     "The assessment of a deployed model's decisions on labelled rows it was not trained on."
-    scores = np.asarray(scores, float)
+    labels, scores = check_answers(task, labels, scores, **{"rows of sensitive columns": sensitive if sensitive.width else None, "weights": weights, "present decisions": present})
     predictions = pl.DataFrame({"label": pl.Series(labels), "score": pl.Series(scores)})
-    _check(task, predictions, sensitive)
     settings, seed, groups = settings or AssessSettings(), task.seed if seed is None else seed, sensitive_groups(sensitive)
     conditions = _conditions(task, settings)
     rules = [g for g in read_gates(gates or {}, framing=task.form) if g.metric != "price" and (not g.column or g.column in (*groups, *(f"slice:{s}" for s in slices or {})))]
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
-    models, labels = _model_scores(predictions, task, weights), predictions["label"].to_numpy()
+    models = _model_scores(predictions, task, weights)
     sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
     if policy.kind == "none": decisions = scores
     elif policy.kind == "by_group":

@@ -6,7 +6,7 @@
 __all__ = ['tied_columns', 'stand_ins', 'refused_row', 'leading_output', 'Trust', 'examine']
 
 # %% ../../nbs/api/3_assess/03e_trust.ipynb #361262a2
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,7 @@ import polars as pl
 
 from .certify import Certificate, associations, certify
 from .depend import dependence_figure, groups_table, importance_by_group
-from .explain import Attributions, importance
+from .explain import OTHERS, Attributions, importance
 from .interactions import Interactions, interactions, interactions_figure
 from .parts import middle_of
 from .whatif import WhatIf, what_if
@@ -83,7 +83,7 @@ class Trust:
     certificate: Certificate
     dependence: list[Html]        # a figure for each leading column
     together: Interactions
-    groups: pl.DataFrame | None   # importance by group, where there are groups
+    groups: dict[str, pl.DataFrame]   # importance by group, by what divides the rows
     change: WhatIf | None         # of the refusal in the middle, of a binary task in which somebody is refused
     kept: dict[str, str]          # column -> why no change may touch it
     confidence: float             # of the intervals
@@ -93,7 +93,7 @@ class Trust:
         options: dict[str, Any] = {"confidence": self.confidence, "seed": self.seed}
         parts = [self.certificate.table(), titled("Which way the leading columns work", stack(self.dependence))]
         if len(self.together.names) > 1: parts.append(titled("What counts together", interactions_figure(self.together, **options)))
-        if self.groups is not None and len(self.groups): parts.append(groups_table(self.groups, caption="How much each column counts, by group"))
+        parts += [groups_table(by, caption=f"How much each column counts, by {name}, with intervals and rows") for name, by in self.groups.items()]
         if self.change is not None:
             parts += [titled("What would turn a typical refusal", self.change.table()),
                       note("This is the nearest change that was found, and a statement about the model, not advice." + (f" Left as they are: {', '.join(f'{c} ({why})' for c, why in self.kept.items())}." if self.kept else "")
@@ -107,7 +107,7 @@ class Trust:
     def to_json(self) -> dict[str, Any]:
         "The numbers as plain JSON."
         pairs = self.together.pairs(confidence=self.confidence, seed=self.seed).head(10).to_dicts() if len(self.together.names) > 1 else []
-        return {"certificate": self.certificate.to_json(), "interactions": pairs, "by_group": None if self.groups is None else self.groups.to_dicts(), "what_if": None if self.change is None else self.change.to_json() | {"kept": self.kept}}
+        return {"certificate": self.certificate.to_json(), "interactions": pairs, "by_group": {name: by.to_dicts() for name, by in self.groups.items()}, "what_if": None if self.change is None else self.change.to_json() | {"kept": self.kept}}
 
 def examine(
     predictor: Any,               # the `model.predictor.Predictor` that was explained
@@ -118,7 +118,7 @@ def examine(
     background: np.ndarray,       # the rows against which they were explained
     others: np.ndarray,           # as many other rows; empty: that check is left out
     policy: Policy | None = None, # that decides, of a binary task
-    groups: str = "",             # the column by whose groups importance is compared
+    groups: Mapping[str, Sequence[Any] | np.ndarray] | None = None,   # what divides the rows -> the group of each, by which importance is compared
     fixed: Sequence[str] = (),    # columns that a change may not touch, beside the sensitive ones
     columns: int = 3,             # whose dependence is shown
     confidence: float = 0.95,     # of the intervals
@@ -127,16 +127,18 @@ def examine(
     "The certificate, dependence, interactions, importance by group, and a change that turns a refusal."
     task, features = predictor.task, predictor.features
     x = lambda at: features.transform(frame[at])
+    known = set(attributions.names)
+    names = [n if n in known or not n else OTHERS for n in features.sources]
     link, some = attributions.link, np.sort(np.random.default_rng(seed).permutation(len(rows))[:30])
-    certificate = certify(predictor, attributions, x(rows), x(background), names=features.sources, frame=frame, others=x(others) if len(others) else None, checked=5, seed=seed)
+    certificate = certify(predictor, attributions, x(rows), x(background), names=names, frame=frame, others=x(others) if len(others) else None, checked=5, seed=seed)
     one, unit = attributions, ""
     if attributions.values.ndim == 3:
         k, name = leading_output(task, attributions.outputs)
         one, unit = attributions.of(k), f"{'log-odds' if link == 'logit' else 'units'} of {name}"
     leading = importance(attributions, bootstrap=1)["column"].head(columns).to_list()
     drawn = [dependence_figure(one, c, unit=unit, confidence=confidence, seed=seed) for c in leading]
-    together = interactions(predictor, x(rows[some]), x(background[:30]), names=features.sources, link=link, seed=seed)
-    by_group = importance_by_group(attributions, frame[rows][groups], confidence=confidence, seed=seed) if groups else None
+    together = interactions(predictor, x(rows[some]), x(background[:30]), names=names, link=link, seed=seed)
+    by_group = {name: importance_by_group(attributions, of, confidence=confidence, seed=seed) for name, of in (groups or {}).items()}
     change, kept = None, {c: "sensitive" for c in task.sensitive} | {c: "fixed by the settings" for c in fixed}
     kept = {c: f"goes with {s}" for c, s in stand_ins(frame, task.features, task.sensitive).items()} | kept
     if policy is not None and task.framing == "binary":
@@ -144,4 +146,4 @@ def examine(
         if at is not None:
             row = frame[[int(rows[at])]]
             change = what_if(predictor, row, table=frame, immutable=list(kept), tied=tied_columns(certificate), decide=_decider(policy, row), wanted=task.classes[1])
-    return Trust(certificate, drawn, together, by_group, change, kept, confidence, seed)
+    return Trust(certificate, drawn, together, {name: by for name, by in by_group.items() if by["group"].n_unique() > 1}, change, kept, confidence, seed)

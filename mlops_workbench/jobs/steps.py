@@ -22,8 +22,8 @@ import numpy as np
 import polars as pl
 
 from ..assess.assessment import Assessment, assess_predictions, assess_scores, plain
-from ..assess.doubts import doubts_html, idle_columns, label_doubts, twins_across, without
-from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
+from ..assess.doubts import doubts_html, find_doubts, write_doubts
+from ..assess.explain import Attributions, few_players, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
 from ..assess.evidence import sensitive_groups, worth_of
 from ..assess.mitigate import Limit
@@ -316,8 +316,9 @@ def explanation(
     rows, others, _ = _chosen(run, found, background)
     features = found.predictor.features
     x = features.transform(found.frame)
-    return shapley(found.predictor, x[rows], x[others], names=features.sources,
-                   link="identity" if found.task.framing == "regression" else "logit", data=found.frame[rows], seed=found.task.seed)
+    link = "identity" if found.task.framing == "regression" else "logit"
+    names = few_players(found.predictor, x[rows], x[others], names=features.sources, link=link, seed=found.task.seed)
+    return shapley(found.predictor, x[rows], x[others], names=names, link=link, data=found.frame[rows], seed=found.task.seed)
 
 def examination(
     run: JobRun,                  # that explains
@@ -329,7 +330,9 @@ def examination(
 ) -> Trust:
     "How far the values can be trusted, which way the leading columns work and which count together, and what would turn a typical refusal."
     rows, against, others = _chosen(run, found, background)
-    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=next(iter(found.task.sensitive), ""), fixed=assessment.settings.fixed,
+    by_slice = {f"slice {s.name}": np.where(s.mask(found.task.blanked(found.frame), strict=False)[rows], "inside", "outside") for s in assessment.sliced.named.values()}
+    groups = {name: of[rows] for name, of in sensitive_groups(found.frame.select(found.task.sensitive)).items()} | by_slice
+    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=groups, fixed=assessment.settings.fixed,
                    confidence=assessment.settings.confidence, seed=found.task.seed)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #7af394db
@@ -365,28 +368,13 @@ def doubts(
     run: JobRun,             # that assesses
     assessment: Assessment,  # from `evidence`
     found: Searched,         # from `evidence`
-    *,
-    most: int = 2000,        # rows on which columns are dealt anew
 ) -> show.Html:
     "What in the data deserves a second look; whole lists lie in tables/ as CSV."
-    task, frame, at = found.task, found.frame, found.predictions["row"].to_numpy()
-    aim, labels, scores = {k: v for k, v in task.aim.items() if k != "framing"}, assessment.labels, assessment.scores
-    side = np.full(len(frame), -2)
-    side[at] = found.predictions["fold"].to_numpy() if "fold" in found.predictions.columns else -1
-    doubtful = label_doubts(labels, scores, task.classes, rows=at) if task.classes else None
-    twins = twins_across(frame, task.features, side, tested=np.isin(np.arange(len(frame)), at))
-    place = np.zeros(len(frame), np.int64)
-    place[at] = np.arange(len(at))
-    form = task.aim["framing"]
-    cost = {name: without(labels, scores, place[rows["row"].to_numpy()], form, **aim) for name, rows in (("labels", doubtful), ("twins", twins)) if rows is not None}
-    every = task.labels(frame)
-    same = float((every[twins["row"].to_numpy()] == every[twins["twin"].to_numpy()]).reshape(len(twins), -1).all(axis=1).mean()) if len(twins) and task.classes else None
-    some = np.sort(np.random.default_rng(task.seed).permutation(len(at))[:most])
-    idle = idle_columns(found.predictor.predict, frame[at[some]], labels[some], task.features[:200], form, seed=task.seed, confidence=assessment.settings.confidence, **aim)
-    (run.folder / "tables").mkdir(exist_ok=True)
-    for name, rows in (("doubtful labels", doubtful), ("twins", twins), ("columns dealt anew", idle)):
-        if rows is not None: rows.write_csv(run.folder / "tables" / f"{name.replace(' ', '_')}.csv")
-    return doubts_html(doubtful, twins, idle, n=len(labels), losses=cost, same=same, each=len(task.classes) if form == "multilabel" else 1)
+    settings = assessment.settings
+    doubted = find_doubts(found.task, found.frame, found.predictions, assessment.labels, assessment.scores, found.predictor.predict, confidence=settings.confidence, replicates=settings.bootstrap)
+    write_doubts(doubted, run.folder)
+    return doubts_html(doubted)
+
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #85078ec8
 def subject(
