@@ -24,11 +24,13 @@ from .fairness import DISPARITIES, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
 from .ladder import calibration, calibration_figure, compare, ladder_figure, roc_figure
 from .means import constant_scores, losses
-from .metrics import Estimate
+from .learning import Learning
+from .metrics import Estimate, wilson
 from .mitigate import UNMITIGATED, Candidate, Limit, candidates_figure, candidates_table, fit_policies
 from .operating import Condition, OperatingPoint, disagreements, operating_point, read_conditions
+from .rivals import Rival, network_worth
 from .slices import Sliced
-from .value import value_curve, value_figure, value_table
+from .value import outcome_values, value_curve, value_figure, value_table
 from ..core import show
 from ..core.errors import InputError, SettingsError, nearest
 from ..core.settings import AssessSettings
@@ -63,6 +65,10 @@ class Assessment:
     differ: list[str] = field(default_factory=list) # where the loss and the value disagree, in sentences
     sliced: Sliced = field(default_factory=Sliced)   # the slices named and found
     uncertainty: Uncertainty | None = None   # coverage, risk against coverage, and the band in which it does not decide
+    amounts: np.ndarray | None = None        # [n] by which the rows' values are multiplied
+    weights: np.ndarray | None = None        # [n] of the rows, for performance
+    network: str = ""                        # whether the network is worth its cost, in a sentence; where one was tried
+    learning: Learning | None = None         # how the loss falls with the rows to learn from
 
     @property
     def reason(self) -> str:
@@ -119,6 +125,12 @@ class Assessment:
         "That part of a report, its tables and figures in reading order; where there is nothing to show, why."
         return show.stack(_SECTIONS[name](self))
 
+    def rows(self) -> pl.DataFrame:
+        "What was decided about each row: label, score, decision, of two classes what the decision was worth, and its weight where it has one."
+        found = pl.DataFrame({"label": self.labels, "score": self.scores, "decision": self.chosen.decisions})
+        if self.task.framing == "binary": found = found.with_columns(value=pl.Series(outcome_values(self.labels, self.chosen.decisions, worth_of(self.task), amounts=self.amounts)))
+        return found if self.weights is None else found.with_columns(weight=pl.Series(self.weights))
+
     def to_json(self) -> dict[str, Any]:
         "The numbers with their intervals and sample sizes as plain JSON; rows, scores and decisions are left out."
         return _json(self)
@@ -151,10 +163,10 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
                                       for r in a.calibration.to_dicts()], caption="Calibration, by bins of the score")}
     out |= _detail_tables(a)
     if a.task.framing == "binary":
-        worth = value_table(a.labels, {e.name: e.decisions for e in a.evidence}, worth_of(a.task), confidence=a.settings.confidence, seed=a.seed)
+        worth = value_table(a.labels, {e.name: e.decisions for e in a.evidence}, worth_of(a.task), amounts=a.amounts, confidence=a.settings.confidence, seed=a.seed)
         out["value"] = show.table([{"decisions": r["decisions"], "value of 1,000": show.interval(r["per_1000"], r["low"], r["high"])}
                                    | {k: r[k] for k in ("n", "selection_rate", "tp", "fp", "fn", "tn")} for r in worth.to_dicts()],
-                                  caption="Value, in the unit of the task's value_tp, value_fp, value_fn and value_tn")
+                                  caption="Value, in the unit of the task's value_tp, value_fp, value_fn and value_tn" + f" times {a.task.amount}" * bool(a.task.amount))
     if a.chosen_at and a.limit_column: out |= _fairness_tables(a.evidence[0], [a.limit_column], ", unmitigated")
     out |= _fairness_tables(a.chosen, list(a.fairness), "")
     if len(a.candidates) > 1: out["candidates"] = _candidates(a)
@@ -178,9 +190,9 @@ def _detail_tables(a: Assessment) -> dict[str, show.Html]:
             pairs = confusion(a.labels, a.chosen.decisions, a.task.classes, confidence=a.settings.confidence)
             out["confusion"] = show.table([{"label": r["label"], "decided": r["decided"], "n": r["n"], "share of the label": show.interval(r["share"], r["low"], r["high"])} for r in pairs.head(20).to_dicts()],
                                           caption="Which class is taken for which" + (f": the 20 most frequent of {len(pairs):,} pairs" if len(pairs) > 20 else ""))
-    if now := a.chosen.status_quo:
-        out["status quo"] = show.table([{"": r["measure"], "now": r["now"], "this model": r["model"], "difference": show.interval(r["difference"], r["low"], r["high"])} for r in now.table.to_dicts()],
-                                       caption=f"Beside what is done now ({now.column}), on {now.n:,} rows")
+    for name, now, called in (("status quo", a.chosen.status_quo, "what is done now"), ("champion", a.chosen.champion, "the model that is deployed")):
+        if now: out[name] = show.table([{"": r["measure"], "now": r["now"], "this model": r["model"], "difference": show.interval(r["difference"], r["low"], r["high"])} for r in now.table.to_dicts()],
+                                       caption=f"Beside {called} ({now.column}), on {now.n:,} rows")
     if isinstance(a.operating, OperatingPoint):
         found = {f"threshold keeping {', '.join(map(str, a.operating.conditions))}": show.number(a.operating.threshold)} | {k: show.interval(e.value, e.low, e.high) for k, e in a.operating.estimates.items()}
         out["operating point"] = show.table([{"": k, "on these rows": v} for k, v in found.items()], caption=f"The operating point: {a.operating.note}")
@@ -210,7 +222,7 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
         out["roc"] = (partial(roc_figure, a.labels, {"this model": a.scores}), "The ROC curve of this model.")
         out["precision and recall"] = (partial(precision_recall_figure, a.labels, {"this model": a.scores}), "Precision against recall of this model.")
         marks = {e.name: e.policy.threshold for e in a.evidence if e.policy.kind == "threshold"}
-        curve = value_curve(a.labels, a.scores, worth_of(a.task))
+        curve = value_curve(a.labels, a.scores, worth_of(a.task), amounts=a.amounts)
         out["value"] = (partial(value_figure, curve, marks), "The value of 1,000 decisions at every threshold, with the candidates' thresholds.")
     if a.task.framing == "regression":
         out["residuals"] = (partial(residuals_figure, residuals(a.labels, a.scores, confidence=a.settings.confidence)), "The mean residual by range of the prediction, with intervals, and the mean absolute one.")
@@ -228,10 +240,17 @@ def _performance(a: Assessment) -> list[show.Html]:
     tables, pictures = a.tables(), a.pictures()
     drawn = [pictures[t] for t in ("roc", "precision and recall", "residuals", "calibration") if t in pictures]
     side = show.Html('<div style="display:flex;flex-wrap:wrap;gap:12px">' + "".join(p.markup for p in drawn) + "</div>", "\n".join(map(repr, drawn)))
-    now = [show.note(a.chosen.status_quo.sentence), tables["status quo"]] if a.chosen.status_quo else []
+    now = [part for name, x in (("status quo", a.chosen.status_quo), ("champion", a.chosen.champion)) if x for part in (show.note(x.sentence), tables[name])]
     least = [show.note(f"Of no use as asked: {a.operating}.", "warn")] if isinstance(a.operating, str) else [tables["operating point"]] if a.operating else []
-    return [tables["performance"], *now, tables["ladder"], *(show.note(s, "warn") for s in a.differ), side, *(tables[t] for t in ("classes", "confusion", "residuals") if t in tables),
-            show.folded("Calibration by bins, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *least]
+    return [tables["performance"], *now, tables["ladder"], *([show.note(a.network)] if a.network else []), *(show.note(s, "warn") for s in a.differ), side, *(tables[t] for t in ("classes", "confusion", "residuals") if t in tables),
+            show.folded("Calibration by bins, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *least, *_room(a), *([a.learning] if a.learning else [])]
+
+def _room(a: Assessment) -> list[show.Html]:
+    "How far the chosen policy's decisions keep to the task's capacity, where it has one."
+    if a.task.framing != "binary" or a.task.capacity == 1: return []
+    low, high = (1000 * float(v) for v in wilson((a.chosen.decisions == 1).sum(), a.n, confidence=a.settings.confidence))
+    said = f"There is room for {1000 * a.task.capacity:,.4g} positive decisions in 1,000 rows; {a.chosen.name} made {show.interval(1000 * float((a.chosen.decisions == 1).mean()), low, high)} in 1,000, on {a.n:,} rows."
+    return [show.note(said, "warn" if low > 1000 * a.task.capacity else "")]
 
 def _fairness(a: Assessment) -> list[show.Html]:
     if not a.fairness: return [show.note("No column is named as sensitive in the settings, so nothing was compared between groups.", "warn")]
@@ -251,7 +270,11 @@ def _offered(a: Assessment) -> list[show.Html]:
 def _uncertain(a: Assessment) -> list[show.Html]:
     return uncertainty_parts(a.uncertainty) if a.uncertainty else []
 
-_SECTIONS = {"performance": _performance, "slices": lambda a: a.sliced.shown(a.chosen.estimates, a.task.framing), "fairness": _fairness, "candidates": _offered, "uncertainty": _uncertain}
+def _slices(a: Assessment) -> list[show.Html]:
+    alike = f"The weights of {a.task.weight} count in the performance and in the metrics of named slices. Rates by group, values and the search for slices count every row alike."
+    return a.sliced.shown(a.chosen.estimates, a.task.framing) + ([show.note(alike)] if a.task.weight else [])
+
+_SECTIONS = {"performance": _performance, "slices": _slices, "fairness": _fairness, "candidates": _offered, "uncertainty": _uncertain}
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #afb252d2
 def plain(
@@ -274,7 +297,8 @@ def _json(a: Assessment) -> dict[str, Any]:
         "confidence": a.settings.confidence, "replicates": a.settings.bootstrap, "seed": a.seed, "chosen": a.chosen.name,
         "held_back": [x.gate for x in a.held_back], "reason": a.reason, "policy": json.loads(a.policy.to_json()), "notes": a.notes,
         "performance": a.performance, "ladder": a.ladder, "calibration": a.calibration, "estimates": a.chosen.estimates,
-        "status_quo": a.chosen.status_quo, "operating_point": a.operating, "loss_and_value_differ": a.differ,
+        "worth": {"values": worth_of(a.task), "amount": a.task.amount, "capacity": a.task.capacity} if a.task.framing == "binary" else None,
+        "status_quo": a.chosen.status_quo, "champion": a.chosen.champion, "network": a.network, "learning": a.learning.to_json() if a.learning else None, "operating_point": a.operating, "loss_and_value_differ": a.differ,
         **({"residuals": residuals(a.labels, a.scores)} if a.task.framing == "regression" else {"classes_found": by_class(a.labels, a.chosen.decisions, a.task.classes)}),
         "slices": a.sliced.to_json(a.chosen.estimates), "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
         "limit": None if a.limit is None else {"metric": a.limit.metric, "column": a.limit_column, "value": a.limit.value},
@@ -291,26 +315,33 @@ def _limit_from(gates: Sequence[Gate], columns: Sequence[str]) -> tuple[Limit, s
     column = columns[0] if columns else ""
     return Limit(), column, f"no gate limits a disparity: the candidates are fitted to {Limit()} by {column}" if column else ""
 
-def _model_scores(predictions: pl.DataFrame, task: Task, weights: np.ndarray | None) -> dict[str, np.ndarray]:
-    "The models of the ladder by name, the simplest first, this model last."
+def _model_scores(predictions: pl.DataFrame, task: Task, weights: np.ndarray | None, rival: Rival | str | None = None) -> dict[str, np.ndarray]:
+    "The models of the ladder by name, the simplest first, then the champion, this model last."
     found = {f"score_{n}": n for n in ("constant", "linear", "trees", "network")}
     models = {n: _array(predictions[c]) for c, n in found.items() if c in predictions.columns and not predictions[c].null_count()}
     if "constant" not in models:
         models = {"constant": constant_scores(predictions["label"].to_numpy(), **task.aim, classes=len(task.classes), weights=weights)} | models
+    if isinstance(rival, Rival): models |= {rival.name: rival.scores}
     return models | {"this model": _array(predictions["score"])}
 
 def _conditions(task: Task, settings: AssessSettings) -> list[Condition]:
     "What the settings ask of the operating point; an error where the task has none."
     if settings.operating and task.framing != "binary":
         raise SettingsError(f"an operating point is a threshold between two classes, and this task is {task.framing}", where="settings.ini, [assess] operating", remedy="leave it out")
-    return read_conditions(settings.operating)
+    room = [Condition("selection_rate", "<=", task.capacity)] if task.framing == "binary" and task.capacity < 1 else []
+    return room + read_conditions(settings.operating)
 
-def _thresholds(task: Task, labels: np.ndarray, models: Mapping[str, np.ndarray], ladder: pl.DataFrame, conditions: list[Condition], options: dict[str, Any]) -> dict[str, Any]:
+def _thresholds(task: Task, labels: np.ndarray, models: Mapping[str, np.ndarray], ladder: pl.DataFrame, conditions: list[Condition], amounts: np.ndarray | None, options: dict[str, Any]) -> dict[str, Any]:
     "Of a binary task the operating point, where conditions ask for one, and where loss and value disagree."
     if task.framing != "binary": return {}
     worth = worth_of(task)
-    point = operating_point(labels, models["this model"], worth, conditions=conditions, **options) if conditions else None
-    return {"operating": point, "differ": disagreements(labels, models, worth, ladder, **options)}
+    point = operating_point(labels, models["this model"], worth, conditions=conditions, amounts=amounts, **options) if conditions else None
+    return {"operating": point, "differ": disagreements(labels, models, worth, ladder, amounts=amounts, capacity=task.capacity, **options), "amounts": amounts}
+
+def _asked(gates: Sequence[Gate], rival: Rival | str | None) -> tuple[list[Gate], list[str]]:
+    "The gates that can be asked, and a note on those that cannot while nothing else is deployed."
+    left = [g.name for g in gates if g.key == "gain(champion)" and rival is None]
+    return [g for g in gates if g.name not in left], [f"gates not asked, since no other model is champion: {', '.join(left)}"] if left else []
 
 def _array(column: pl.Series) -> np.ndarray:
     return np.array(column.to_list(), float) if column.dtype == pl.List else np.asarray(column.to_numpy(), float)
@@ -335,6 +366,9 @@ def assess_predictions(
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
     present: np.ndarray | None = None,        # [n] what is decided now, from `present_decisions`
+    amounts: np.ndarray | None = None,        # [n] that a row's value is multiplied by, from `Task.amounts`
+    rival: Rival | str | None = None,         # the champion's answers on these rows, or why there are none; None: there is no champion
+    seconds: Mapping[str, float] | None = None,   # family -> seconds it was trained in the search
     small: int = 30,                          # groups with fewer rows are left out of differences
     seed: int | None = None,                  # of the draws; the task's when None
     run: str = "",                            # the run that asks
@@ -348,15 +382,17 @@ def assess_predictions(
     groups = sensitive_groups(sensitive)
     rules = read_gates(gates or {}, framing=task.framing, columns=[*groups, *(f"slice:{s}" for s in slices or {})])
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
-    labels, models, notes = predictions["label"].to_numpy(), _model_scores(predictions, task, weights), []
+    rules, notes = _asked(rules, rival)
+    notes += [rival] if isinstance(rival, str) else []
+    labels, models = predictions["label"].to_numpy(), _model_scores(predictions, task, weights, rival)
     scores, folds = models["this model"], predictions["fold"].to_numpy() if "fold" in predictions.columns else np.full(len(predictions), -1)
     sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
-    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "small": small, "slices": sliced.inside, **options}
+    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "amounts": amounts, "rival": rival, "small": small, "slices": sliced.inside, **options}
     candidates, limit, column = [], None, ""
     if task.framing == "binary":
         limit, column, note = _limit_from(rules, list(groups))
         notes += [note] if note else []
-        candidates = fit_policies(labels, scores, groups.get(column, np.repeat("everybody", len(labels))), folds, value=worth_of(task), column=column,
+        candidates = fit_policies(labels, scores, groups.get(column, np.repeat("everybody", len(labels))), folds, value=worth_of(task), amounts=amounts, capacity=task.capacity, column=column,
                                   limit=limit, own_thresholds=column in sensitive.columns and not is_binned(sensitive[column]), small=small, **options)
         evidence = [gather(task, labels, scores, groups, rules, name=c.name, policy=c.policy, decisions=c.decisions,
                            price=None if c.name == UNMITIGATED else c.price, **given) for c in candidates]
@@ -371,7 +407,8 @@ def assess_predictions(
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, _scheme(folds), len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.framing, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
-                      settings, seed, run, notes, sliced=sliced, uncertainty=doubt, **_thresholds(task, labels, models, ladder, conditions, options))
+                      settings, seed, run, notes, sliced=sliced, uncertainty=doubt, weights=weights, network=network_worth(labels, models, task.aim, seconds=seconds, weights=weights, **options),
+                      **_thresholds(task, labels, models, ladder, conditions, amounts, options))
 
 def _sliced(task: Task, labels: np.ndarray, scores: np.ndarray, sensitive: pl.DataFrame, slices: Mapping[str, str] | None, rows: pl.DataFrame | None, confidence: float) -> Sliced:
     rows = sensitive if rows is None else rows
@@ -416,6 +453,7 @@ def assess_scores(
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
     present: np.ndarray | None = None,        # [n] what is decided now, from `present_decisions`
+    amounts: np.ndarray | None = None,        # [n] that a row's value is multiplied by, from `Task.amounts`
     small: int = 30,                          # groups with fewer rows are left out of differences
     seed: int | None = None,                  # of the draws; the task's when None
     run: str = "",                            # the run that asks
@@ -439,12 +477,12 @@ def assess_scores(
     else: decisions = policy.deciding.decide(scores)
     price = Estimate(None, n=len(labels), note="no candidates were fitted")
     piece = gather(task, labels, scores, groups, rules, name="the deployed policy", policy=policy, decisions=decisions, price=price, weights=weights,
-                   present=present, small=small, slices=sliced.inside, **options)
+                   present=present, amounts=amounts, small=small, slices=sliced.inside, **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
     at, reasons = choose([piece])
     notes = [f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else []
     doubt = measure_uncertainty(labels, scores, decisions, task.framing, policy=policy, groups=groups, small=small, value=worth_of(task) if task.framing == "binary" else None, **options)
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores, ladder,
-                      calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced,
-                      notes=notes + _banded(doubt, rules), uncertainty=doubt, **_thresholds(task, labels, models, ladder, conditions, options))
+                      calibration(labels, scores, task.framing, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced, weights=weights,
+                      notes=notes + _banded(doubt, rules), uncertainty=doubt, **_thresholds(task, labels, models, ladder, conditions, amounts, options))

@@ -26,6 +26,8 @@ def frames(
     else: found |= {"classes": by_class(a.labels, a.chosen.decisions, a.task.classes, **given), "confusion": confusion(a.labels, a.chosen.decisions, a.task.classes, **given)}
     for name, f in a.fairness.items(): found |= {f"groups by {name}": f.groups, f"disparities by {name}": f.disparities}
     if a.chosen.status_quo: found["status quo"] = a.chosen.status_quo.table
+    if a.chosen.champion: found["champion"] = a.chosen.champion.table
+    if a.learning: found["learning"] = a.learning.table
     if a.candidates: found["candidates"] = candidates_table(a.candidates)
     if a.gates: found["gates"] = pl.DataFrame([g.to_json() for g in a.gates], infer_schema_length=None)
     return found

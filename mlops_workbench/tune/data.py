@@ -193,7 +193,7 @@ class Measures:
                 found[name] = graph.size_mb if name == "size_mb" else graph.latency_ms()
             elif name == "auc": found[name] = auc_parts(valid.y == 1, p, weights=valid.w)[0]
             else:
-                cut = best_threshold(valid.y, p, self.data.task.value or {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0}) if cut is None else cut
+                cut = best_threshold(valid.y, p, self.data.task.value or {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0}, capacity=self.data.task.capacity) if cut is None else cut
                 found[name] = float(np.average((p >= cut) == valid.y, weights=valid.w)) if name == "accuracy" else self._disparity(name, p >= cut)
         return found
 
