@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['unpaired', 'Decided', 'decided', 'paired_differences', 'Assessments']
 
-# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #dcc785c7
+# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #e48ed4c5
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,7 +25,7 @@ from ..core.runs import Runs
 from ..core.store import Store
 from ..model.task import Task
 
-# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #eae2d52a
+# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #a138679f
 def unpaired(
     before: Mapping[str, Any],   # estimate or value, low, high, n
     after: Mapping[str, Any],    # the same of the other assessment
@@ -37,7 +37,7 @@ def unpaired(
     if None in (al, ah, bl, bh): return Estimate(b - a, n=n, note="without an interval")
     return Estimate(b - a, b - a - math.hypot(b - bl, ah - a), b - a + math.hypot(bh - b, a - al), n)
 
-# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #91c0e8c4
+# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #2ca8fcc1
 @dataclass(frozen=True)
 class Decided:
     "What a run of `assess` decided, row by row."
@@ -69,7 +69,7 @@ def paired_differences(
     replicates: int = 1000,     # bootstrap draws
     seed: int = 0,              # of the draws
 ) -> dict[str, Estimate]:
-    "The differences, after less before, of loss, AUC, accuracy and value, row by row; none where the rows are not the same."
+    "The differences, after less before, of loss, AUC, Brier score, accuracy and value, row by row; none where the rows are not the same."
     if a is None or b is None or a.source != b.source or not a.table["label"].equals(b.table["label"]): return {}
     options: dict[str, Any] = {"confidence": confidence, "replicates": replicates, "seed": seed}
     weights = a.table["weight"].to_numpy() if "weight" in a.table.columns else None
@@ -78,8 +78,10 @@ def paired_differences(
     if task and before.shape == after.shape:
         r = compare(labels, {"before": before, "after": after}, **task.aim, against="before", weights=weights, **options).row(1, named=True)
         found["loss"] = Estimate(r["difference"], r["difference_low"], r["difference_high"], r["n"])
-    if "value" in a.table.columns: found["auc"] = auc_difference(labels, after, before, weights=weights, confidence=confidence)
     each = {}
+    if "value" in a.table.columns:   # two classes
+        each["brier"] = [(p - labels) ** 2 for p in (before, after)]
+        found["auc"] = auc_difference(labels, after, before, weights=weights, confidence=confidence)
     if labels.dtype.kind == "i": each["accuracy"] = [(d.table["decision"].to_numpy() == labels).astype(float) for d in (a, b)]
     if "value" in a.table.columns and "value" in b.table.columns and a.task and b.task and (a.task.value, a.task.amount) == (b.task.value, b.task.amount): each["value"] = [d.table["value"].to_numpy() for d in (a, b)]
     for name, (x, y) in each.items():
@@ -88,7 +90,7 @@ def paired_differences(
         found[name] = Estimate(float(np.average(y - x, weights=w)), float(low), float(high), len(labels))
     return found
 
-# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #dd8d867f
+# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #2f4f2abd
 def _cell(e: Mapping[str, Any] | None, times: float = 1) -> str:
     "An estimate with its interval, or a dash."
     if not e: return "–"
@@ -130,9 +132,11 @@ class Assessments:
     def metrics(self) -> list[dict[str, Any]]:
         "A row for each metric of the decisions, value and price among them."
         known = [{r["metric"]: r for r in x["performance"]} | {k: x["estimates"][k] for k in ("value", "price", "gain", "gain(champion)") if k in x["estimates"]} for x in (self.before, self.after)]
-        losses = [next(({"estimate": r["loss"], "low": r["low"], "high": r["high"], "n": r["n"]} for r in x["ladder"] if r["this"]), {}) for x in (self.before, self.after)]
+        losses = [{} if "log_loss" in k else next(({"loss": {"estimate": r["loss"], "low": r["low"], "high": r["high"], "n": r["n"]}} for r in x["ladder"] if r["this"]), {}) for x, k in zip((self.before, self.after), known)]
         apart = [(w.get("values"), w.get("amount")) for x in (self.before, self.after) for w in [x.get("worth") or {}]]
-        return _lines({"loss": losses[0]} | known[0], {"loss": losses[1]} | known[1], self.paired, apart=apart[0] != apart[1])
+        paired = self.paired | ({"log_loss": self.paired["loss"]} if "loss" in self.paired else {})   # the same number, where it is a metric too
+        rows = _lines(losses[0] | known[0], losses[1] | known[1], paired, apart=apart[0] != apart[1])
+        return [r for r in rows if (r["before"], r["after"]) != ("–", "–")]
 
     def gates(self) -> list[dict[str, Any]]:
         "A row for each gate of either."

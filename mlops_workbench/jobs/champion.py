@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['out_of_fold', 'champion_answers']
 
-# %% ../../nbs/api/7_jobs/03a_champion.ipynb #67c79254
+# %% ../../nbs/api/7_jobs/03a_champion.ipynb #4eef151a
 import json
 from contextlib import suppress
 from io import BytesIO
@@ -24,7 +24,7 @@ from ..deploy.score import check_inputs
 from ..model.policy import Policy
 from ..model.task import Task
 
-# %% ../../nbs/api/7_jobs/03a_champion.ipynb #a3c7716a
+# %% ../../nbs/api/7_jobs/03a_champion.ipynb #20f1df04
 def _keys(frame: pl.DataFrame, columns: list[str]) -> np.ndarray:
     "A number for the content of each row [n]; the same for rows that say the same, whatever type a column has now."
     return frame.select(pl.col(c).cast(pl.Float64, strict=False) if frame[c].dtype.is_numeric() else pl.col(c).cast(pl.String, strict=False) for c in columns).hash_rows(seed=0).to_numpy()
@@ -49,7 +49,7 @@ def out_of_fold(
         return np.isin(now, before[trained]), {i: answers[k] for i, k in enumerate(now.tolist()) if k in answers}
     return None
 
-# %% ../../nbs/api/7_jobs/03a_champion.ipynb #5964e20b
+# %% ../../nbs/api/7_jobs/03a_champion.ipynb #7fdc471f
 def champion_answers(
     store: Store,           # the project's
     name: str,              # of the model
@@ -59,7 +59,8 @@ def champion_answers(
     tune: str = "",         # the run that tuned the new model
 ) -> tuple[Rival | str | None, Bundle | None]:
     "The champion's answers, or why there are none, and the champion; None where there is no champion, or it is the new model."
-    version = Registry(store).champion(name)
+    registry = Registry(store)
+    version = registry.champion(name) if name in registry.models() else None
     if version is None: return None, None
     ref = f"{name}@{version}"
     try: bundle = load_bundle(store, ref)
