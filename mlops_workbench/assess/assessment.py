@@ -243,7 +243,7 @@ def _performance(a: Assessment) -> list[show.Html]:
     now = [part for name, x in (("status quo", a.chosen.status_quo), ("champion", a.chosen.champion)) if x for part in (show.note(x.sentence), tables[name])]
     least = [show.note(f"Of no use as asked: {a.operating}.", "warn")] if isinstance(a.operating, str) else [tables["operating point"]] if a.operating else []
     return [tables["performance"], *now, tables["ladder"], *([show.note(a.network)] if a.network else []), *(show.note(s, "warn") for s in a.differ), side, *(tables[t] for t in ("classes", "confusion", "residuals") if t in tables),
-            show.folded("Calibration by bins, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *least, *_room(a), *([a.learning] if a.learning else [])]
+            show.folded("Calibration by bins, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *least, *_room(a), *([a.learning.shown()] if a.learning else [])]
 
 def _room(a: Assessment) -> list[show.Html]:
     "How far the chosen policy's decisions keep to the task's capacity, where it has one."

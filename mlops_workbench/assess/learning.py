@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPONENTS', 'Fit', 'power_law', 'fast_trees', 'fast_linear', 'Learning', 'learning_curve']
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #fe821ba8
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #0d75295d
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from .metrics import Estimate, interval, resample_means
 from ..core import show
 from ..core.errors import InputError
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #3dfe8401
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #77529e30
 EXPONENTS = np.linspace(0.05, 2, 40)
 
 def power_law(
@@ -37,7 +37,7 @@ def power_law(
     at = np.arange(len(loss)), best
     return floor[at], slope[at], EXPONENTS[best]
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #3feba0db
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #176ce98e
 Fit = Callable[[Any, int], Any]   # from rows, a `model.network.Labelled`, and a seed to what answers `predict_encoded`
 
 def fast_trees(
@@ -68,7 +68,7 @@ def fast_linear(
         return fit_linear(rows, rows, n_categories=n_categories, strengths=(1.0,), classes=classes, **aim)
     return fit
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #b4f6c2e7
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #c3c58d7e
 @dataclass(frozen=True)
 class Learning:
     "How the loss on rows not learned from falls with the rows that are."
@@ -85,8 +85,9 @@ class Learning:
         before, after = self.table["rows"].to_list()[-2:]
         ends = lambda e: show.interval(e.value, e.low, e.high)
         sure = (self.last.low or 0) > 0
-        fell = self.last if (self.last.value or 0) >= 0 else Estimate(*(None if v is None else -v for v in (self.last.value, self.last.high, self.last.low)), self.last.n)
-        step = f"{ends(fell)} {'less' if fell is self.last else 'more'}" + ("" if sure or (self.last.high or 0) < 0 else ", which may be nothing")
+        fell = (self.last.value or 0) >= 0
+        off = ends(self.last) if fell else show.interval(*(None if v is None else -v for v in (self.last.value, self.last.high, self.last.low)))
+        step = f"{off} {'less' if fell else 'more'}" + ("" if sure or (self.last.high or 0) < 0 else ", which may be nothing")
         told = f"{'More rows would help' if sure else 'More rows would not surely help'}: from {before:,} to {after:,} rows {self.learner} lost {step}"
         part = "" if after == self.known else f" (of {self.known:,}, for speed)"
         return f"{told}; by the power law through {len(self.table)} sizes, twice as many{part} would take off {ends(self.forecast)} more, on {self.last.n:,} rows that were not learned from."
@@ -109,15 +110,16 @@ class Learning:
         ax.legend(frameon=False, fontsize=8)
         return fig
 
-    def _shown(self) -> show.Html:
+    def shown(self) -> show.Html:
+        "The sentence, the figure and, folded, the table."
         rows = [{"rows": r["rows"], "loss": show.interval(r["loss"], r["low"], r["high"]), "repeats": r["repeats"], "n": r["n"]} for r in self.table.to_dicts()]
         alt = f"The loss of {self.learner} falls from {show.number(self.table['loss'][0])} at {rows[0]['rows']:,} rows to {show.number(self.table['loss'][-1])} at {rows[-1]['rows']:,}."
         return show.titled("Learning curve", show.stack([show.note(self.sentence), show.picture(self.figure(), alt), show.folded("The learning curve as a table", show.table(rows, caption="Loss by the number of rows learned from"))]))
 
-    def _repr_html_(self) -> str: return self._shown().markup
-    def __repr__(self) -> str: return repr(self._shown())
+    def _repr_html_(self) -> str: return self.shown().markup
+    def __repr__(self) -> str: return repr(self.shown())
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #767ca072
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #c782e366
 def _orders(sides: Sequence[tuple[np.ndarray, np.ndarray]], seed: int) -> list[np.ndarray]:
     "The training rows of each repeat, in an order of its own."
     return [np.random.default_rng([seed, r]).permutation(train) for r, (train, _) in enumerate(sides)]
@@ -180,5 +182,7 @@ def learning_curve(
     weights = 1 / np.maximum(draws.var(0), 1e-12 * max(loss[-1] ** 2, 1e-12))
     floor, scale, exponent = power_law(count, np.vstack([loss, draws]), weights)
     more = scale * (count[-1] ** -exponent - (2 * count[-1]) ** -exponent)
-    def told(value: float, of: np.ndarray) -> Estimate: return Estimate(float(value), *map(float, interval(of, confidence=confidence)), n)
+    def told(value: float, of: np.ndarray) -> Estimate:
+        low, high = interval(of, confidence=confidence)
+        return Estimate(float(value), float(low), float(high), n)
     return Learning(learner, table, told(loss[-2] - loss[-1], draws[:, -2] - draws[:, -1]), told(more[0], more[1:]), (float(floor[0]), float(scale[0]), float(exponent[0])), known)

@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['unpaired', 'Decided', 'decided', 'paired_differences', 'Assessments']
 
-# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #e48ed4c5
+# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #f6ab2e4d
 import math
 from collections.abc import Mapping
 from contextlib import suppress
@@ -25,7 +25,7 @@ from ..core.runs import Runs
 from ..core.store import Store
 from ..model.task import Task
 
-# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #a138679f
+# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #58e82269
 def unpaired(
     before: Mapping[str, Any],   # estimate or value, low, high, n
     after: Mapping[str, Any],    # the same of the other assessment
@@ -37,7 +37,7 @@ def unpaired(
     if None in (al, ah, bl, bh): return Estimate(b - a, n=n, note="without an interval")
     return Estimate(b - a, b - a - math.hypot(b - bl, ah - a), b - a + math.hypot(bh - b, a - al), n)
 
-# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #2ca8fcc1
+# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #6a1f4538
 @dataclass(frozen=True)
 class Decided:
     "What a run of `assess` decided, row by row."
@@ -90,7 +90,7 @@ def paired_differences(
         found[name] = Estimate(float(np.average(y - x, weights=w)), float(low), float(high), len(labels))
     return found
 
-# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #2f4f2abd
+# %% ../../nbs/api/7_jobs/03b_assessments.ipynb #02d36e5f
 def _cell(e: Mapping[str, Any] | None, times: float = 1) -> str:
     "An estimate with its interval, or a dash."
     if not e: return "–"
@@ -125,7 +125,7 @@ class Assessments:
         b: dict,                  # and after
     ) -> "Assessments | None":
         "The two; None where either run left no assessment."
-        try: before, after = (store.read_json(f"runs/{r['id']}/assessment.json") for r in (a, b))
+        try: before, after = [store.read_json(f"runs/{r['id']}/assessment.json") for r in (a, b)]
         except (WorkbenchError, OSError, ValueError): return None
         return cls(before, after, paired_differences(decided(store, a), decided(store, b), confidence=before["confidence"], replicates=before["replicates"], seed=before["seed"]))
 
@@ -197,7 +197,7 @@ class Assessments:
         out["Metrics and value, with intervals"] = show.table(self.metrics(), names=heads)
         for c in self.columns:
             gaps = [{r["metric"]: r for r in x["fairness"].get(c, {}).get("disparities", [])} for x in (self.before, self.after)]
-            out[f"By {c}"] = show.stack([show.table(_lines(*gaps, {}), names=heads, caption="Disparities"), show.folded(f"Every group of {c}", show.table(self.groups(c), names=heads, caption="Rates by group"))])
+            out[f"By {c}"] = show.stack([show.table(_lines(gaps[0], gaps[1], {}), names=heads, caption="Disparities"), show.folded(f"Every group of {c}", show.table(self.groups(c), names=heads, caption="Rates by group"))])
         if ranks := self.importance(): out["What the answers rest on"] = show.table(ranks, caption="Columns by importance; the first is the most important of either", limit=30)
         return out
 
