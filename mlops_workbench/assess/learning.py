@@ -5,7 +5,7 @@
 # %% auto #0
 __all__ = ['EXPONENTS', 'Fit', 'power_law', 'fast_trees', 'fast_linear', 'Learning', 'learning_curve']
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #0d75295d
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #872ecc32
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,7 +18,7 @@ from .metrics import Estimate, interval, resample_means
 from ..core import show
 from ..core.errors import InputError
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #77529e30
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #47d9c490
 EXPONENTS = np.linspace(0.05, 2, 40)
 
 def power_law(
@@ -37,7 +37,7 @@ def power_law(
     at = np.arange(len(loss)), best
     return floor[at], slope[at], EXPONENTS[best]
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #176ce98e
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #3949bc8d
 Fit = Callable[[Any, int], Any]   # from rows, a `model.network.Labelled`, and a seed to what answers `predict_encoded`
 
 def fast_trees(
@@ -65,10 +65,10 @@ def fast_linear(
     "A learner: a linear model."
     from mlops_workbench.model.baselines import fit_linear
     def fit(rows: Any, seed: int) -> Any:
-        return fit_linear(rows, rows, n_categories=n_categories, strengths=(1.0,), classes=classes, **aim)
+        return fit_linear(rows, rows, n_categories=n_categories, strengths=(1.0,), steps=60, classes=classes, **aim)
     return fit
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #c3c58d7e
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #b27d0c2d
 @dataclass(frozen=True)
 class Learning:
     "How the loss on rows not learned from falls with the rows that are."
@@ -119,7 +119,7 @@ class Learning:
     def _repr_html_(self) -> str: return self.shown().markup
     def __repr__(self) -> str: return repr(self.shown())
 
-# %% ../../nbs/api/3_assess/01e_learning.ipynb #c782e366
+# %% ../../nbs/api/3_assess/01e_learning.ipynb #e66b5785
 def _orders(sides: Sequence[tuple[np.ndarray, np.ndarray]], seed: int) -> list[np.ndarray]:
     "The training rows of each repeat, in an order of its own."
     return [np.random.default_rng([seed, r]).permutation(train) for r, (train, _) in enumerate(sides)]

@@ -295,7 +295,7 @@ def learned(
     if model_scores(found.predictions).keys() >= {"trees"}:
         params = next((m.params for m in predictor.members if m.family == "trees"), {})
         learner, fit = "boosted trees", fast_trees(task.aim, classes=count, params=params, threads=tree_threads(len(everything), threads()))
-    else: learner, fit = "a linear model", fast_linear(task.aim, n_categories=predictor.features.n_categories, classes=count)
+    else: learner, fit, options = "a linear model", fast_linear(task.aim, n_categories=predictor.features.n_categories, classes=count), {"most": 20_000} | options
     return learning_curve(rows, sides, fit, task.aim, learner=learner, seed=task.seed, **options)
 
 def _to_slice(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
