@@ -12,10 +12,12 @@ import pytest
 from mlops_workbench.assess.assessment import assess_predictions, assess_scores
 from mlops_workbench.assess.conditions import code_column
 from mlops_workbench.assess.slices import Slice, find_slices, loss_difference, read_slices
-from mlops_workbench.core.errors import InputError, SettingsError
+from mlops_workbench.core.errors import InputError, ParameterError, SettingsError
 from mlops_workbench.core.settings import read_settings
 from mlops_workbench.model.policy import Policy
 from mlops_workbench.model.task import Task
+from mlops_workbench.tune.goals import Goals
+from mlops_workbench.tune.study import fit_model
 
 ODD = ["O'Brien", 'say "no"', "<script>alert(1)</script>", "😀", "a and b", "x = 1", "back\\slash", "two\nlines", "in", ">50K", "[1, 2)", "missing", "-3.5", "Côte d'Azur", "tab\tbed"]
 
@@ -248,3 +250,15 @@ def test_large_tables_are_searched_in_bounded_memory(rows: int, table: str, most
     tried, possible, found, grew = map(int, done.stdout.split())
     assert tried <= possible and found == 0 and tried > 2500
     assert grew < most * 1024, f"{grew / 1024:.0f} MB more"   # of KiB
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_a_search_is_held_to_a_limit_on_a_slice(tmp_path, workers) -> None:
+    rng = np.random.default_rng(0)
+    table = pl.DataFrame({"age": rng.integers(18, 80, 600), "income": rng.normal(size=600)})
+    table = table.with_columns(paid=pl.Series(np.where(rng.random(600) < 1 / (1 + np.exp(-2 * table["income"].to_numpy())), "yes", "no")))
+    task = Task("loans", "paid", "binary", classes=("no", "yes"), features=("age", "income"), slices={"young": "age < 40"})
+    fit = fit_model(table, task, trials=4, folder=tmp_path / "study", workers=workers, device="cpu", goals=Goals.of({"loss": "minimize"}, ["auc(slice:young) >= 0.6"]))
+    assert fit.metrics["auc(slice:young)"] >= 0.6 and "auc(slice:young)" in (tmp_path / "study" / "journal.log").read_text()
+    with pytest.raises(ParameterError, match=r"did you mean 'auc\(slice:young\)'"):
+        fit_model(table, task, trials=4, device="cpu", goals=Goals.of({"loss": "minimize"}, ["auc(slice:yung) >= 0.6"]))

@@ -80,7 +80,7 @@ class TuneSettings:
     sampler: str = "tpe"       # who proposes trials: tpe, gp, cmaes, qmc or random
     constraints: list[str] = field(default_factory=list)  # limits that a trial must keep, such as latency_ms <= 1
     least_gain: float = 0.0    # what the rest of a limit in time must still promise, as a share of the lowest loss, for the search to go on
-    workers: int = 1           # processes that search at once
+    workers: int = 1           # processes that search at once; 0: one for each GPU
 
 @dataclass
 class AssessSettings:
@@ -203,7 +203,7 @@ def convert(
 
 # %% ../../nbs/api/0_core/01_settings.ipynb #99f4ecad
 _RANGES = {("task", "test_share"): (0.01, 0.5), ("task", "folds"): (2, 20), ("tune", "trials"): (1, 100_000), ("tune", "minutes"): (0, 1e6),
-           ("tune", "money"): (0, 1e9), ("tune", "workers"): (1, 1000),
+           ("tune", "money"): (0, 1e9), ("tune", "workers"): (0, 1000),
            ("tune", "ensemble"): (1, 100), ("assess", "bootstrap"): (100, 1_000_000), ("assess", "confidence"): (0.5, 0.999),
            ("assess", "explain_rows"): (10, 100_000), ("assess", "abstain_risk"): (0, 0.5), ("assess", "abstain_capacity"): (0, 1),
            ("serve", "port"): (0, 65535), ("serve", "max_body_mb"): (0.001, 10_000),

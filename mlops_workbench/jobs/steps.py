@@ -156,7 +156,7 @@ def search(
     steps = _recorded_steps() if seconds else None
     first = _earlier(run, warm_start) if warm_start else None
     copy = None if run.store.is_local else f"{run.store.url}/runs/{run.id}/study"     # so that another machine can take over
-    fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, warm_start=first, workers=tune.workers, progress=progress, report=report, **options)
+    fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, warm_start=first, workers=tune.workers or "auto", progress=progress, report=report, **options)
     if split.cross_fitted: predictions = cross_fit(prepared.frame, task, split.folds, seconds=share * seconds, folder=study, progress=progress, **options)
     else: predictions = score_table(fit, prepared.frame[split.test], rows=split.test)
     fit.predictor.save(run.folder / "model")
@@ -268,7 +268,7 @@ def evidence(
         read_slices(settings.slices, found.frame)
         rival, champion = champion_answers(run.store, found.task.name, found.task, rows, tune=found.run)
         if champion: run.input("model", champion.ref, champion.ref, hash=champion.hash)   # this version, whatever is champion later
-        assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=settings.slices, rows=_to_slice(found.task, rows), settings=settings.assess,
+        assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=found.task.slices | settings.slices, rows=found.task.blanked(rows), settings=settings.assess,
                                         weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), amounts=found.task.amounts(rows), rival=rival, seconds=found.seconds, run=run.id)
         curve = learned(found, confidence=settings.assess.confidence, replicates=settings.assess.bootstrap)
         assessment = replace(assessment, learning=curve) if isinstance(curve, Learning) else replace(assessment, notes=[*assessment.notes, *([curve] if curve else [])])
@@ -298,10 +298,6 @@ def learned(
     else: learner, fit, options = "a linear model", fast_linear(task.aim, n_categories=predictor.features.n_categories, classes=count), {"most": 20_000} | options
     return learning_curve(rows, sides, fit, task.aim, learner=learner, seed=task.seed, **options)
 
-def _to_slice(task: Task, rows: pl.DataFrame) -> pl.DataFrame:
-    "The rows with the numbers that stand for a missing value missing."
-    return rows.with_columns(pl.when(~pl.col(c).cast(pl.Float64).is_in(v)).then(pl.col(c)).alias(c) for c, v in task.sentinels.items() if c in rows.columns)
-
 def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     "The assessment of a deployed model on the rows of a file."
     settings, bundle = run.settings, load_bundle(run.store, model)
@@ -316,7 +312,8 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
     return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
-                         gates=settings.gates, slices=settings.slices, rows=_to_slice(task, frame), settings=settings.assess, present=present_decisions(task, frame), amounts=task.amounts(frame), run=run.id)
+                         gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, present=present_decisions(task, frame), amounts=task.amounts(frame), run=run.id)
+
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
 def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

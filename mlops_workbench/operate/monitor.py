@@ -7,13 +7,15 @@ __all__ = ['observed', 'logged', 'shares', 'Monitoring', 'monitor']
 
 # %% ../../nbs/api/6_operate/00_monitor.ipynb #a573e4cb
 import json
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from typing import Any
 
+import numpy as np
 import polars as pl
 
 from ..assess.metrics import wilson
+from ..assess.slices import read_slices
 from ..core.errors import InputError
 from ..core.show import interval, note, number, table
 from ..core.store import json_bytes, open_store
@@ -21,6 +23,7 @@ from ..data.drift import drift
 from ..deploy.bundle import Bundle, load_bundle
 from ..deploy.registry import utc
 from ..deploy.score import read_predictions
+from ..model.task import blanked
 from ..model.text import LETTER
 
 # %% ../../nbs/api/6_operate/00_monitor.ipynb #1c0f0432
@@ -90,7 +93,8 @@ class Monitoring:
     alpha: float           # share of false alarms tolerated
     min_rows: int          # with fewer rows nothing is concluded
     alerts: list[str]      # what has changed, in sentences
-    table: pl.DataFrame    # a row for each column and answer
+    table: pl.DataFrame    # a row for each column, answer and slice
+    notes: list[str] = field(default_factory=list)   # what could not be watched, in sentences
 
     @property
     def summary(self) -> str:
@@ -107,9 +111,9 @@ class Monitoring:
 
     def _repr_html_(self) -> str:
         tone = {"alert": "bad", "undecided": "warn"}.get(self.status, "good")
-        parts = [note(self.summary, tone).markup, *(note(a, "bad").markup for a in self.alerts)]
+        parts = [note(self.summary, tone).markup, *(note(a, "bad").markup for a in self.alerts), *(note(n, "warn").markup for n in self.notes)]
         ordered = sorted(self.table.to_dicts(), key=lambda r: (not r.get("drifted"), r["adjusted_p"] if r.get("adjusted_p") is not None else 2.0))
-        rows = [{"column": r["column"], "drifted": r.get("drifted"), "distance": interval(r.get("distance"), r.get("low"), r.get("high")), "adjusted p": r.get("adjusted_p"),
+        rows = [{"column": r["column"], "drifted": r.get("drifted"), "distance": interval(r.get("distance"), r.get("low"), r.get("high")), "adjusted p": r.get("adjusted_p"), "rows": r.get("n_current"),
                  "missing before": r["missing_before"], "missing": interval(r["missing"], r["missing_low"], r["missing_high"]),
                  "unseen": interval(r["unseen"], r["unseen_low"], r["unseen_high"])} for r in ordered]
         if all(r["unseen"] == "–" for r in rows): rows = [{k: v for k, v in r.items() if k != "unseen"} for r in rows]
@@ -119,13 +123,26 @@ def _alerts(found: pl.DataFrame) -> list[str]:
     "A sentence for each change."
     out = []
     for r in found.to_dicts():
-        what = f"the {r['column']}" if r["column"].startswith("answer: ") else f"column {r['column']!r}"
+        what = f"the {r['column']}" if r["column"].startswith("answer: ") else f"slice {r['column'][7:]!r}" if r["column"].startswith("slice: ") else f"column {r['column']!r}"
         if r.get("drifted"): out.append(f"{what} has drifted: distance {interval(r['distance'], r['low'], r['high'])}, adjusted p {number(r['adjusted_p'])}; most in {r['most_changed']}")
-        if r["missing_low"] > r["missing_before_high"]:
+        if r["missing_low"] is not None and r["missing_low"] > r["missing_before_high"]:
             out.append(f"{what} is missing more often: {interval(r['missing'], r['missing_low'], r['missing_high'])} of rows, before {number(r['missing_before'])}")
         if r["unseen"] is not None and r["unseen_low"] > 0.01:
             out.append(f"{what} has values that the reference does not have: {interval(r['unseen'], r['unseen_low'], r['unseen_high'])} of rows")
     return out
+
+# %% ../../nbs/api/6_operate/00_monitor.ipynb #e907450b
+def _sides(bundle: Bundle, reference: pl.DataFrame, now: pl.DataFrame) -> tuple[list[tuple[pl.DataFrame, pl.DataFrame]], list[str]]:
+    "Both sides with a column for each slice; then, slice by slice, the answers within it; and what of the slices cannot be seen."
+    both, within, notes = [reference, now], [], []
+    for name, s in read_slices(bundle.task.get("slices", {})).items():
+        try: inside = [s.mask(blanked(side, bundle.task.get("sentinels", {})), strict=False) for side in (reference, now)]
+        except InputError as e:
+            notes.append(f"slice {name!r} ({s}) is not watched: {e.what} among the questions to the model")
+            continue
+        both = [side.with_columns(pl.Series(f"slice: {name}", np.where(at, "inside", "outside"))) for side, at in zip(both, inside)]
+        within.append(tuple(side.filter(at).select(pl.col(c).alias(f"{c} in {name}") for c in side.columns if c.startswith("answer: ")) for side, at in zip((reference, now), inside)))
+    return [(both[0], both[1]), *within], notes
 
 # %% ../../nbs/api/6_operate/00_monitor.ipynb #ce2df6ed
 def monitor(
@@ -138,7 +155,8 @@ def monitor(
     min_rows: int = 50,            # with fewer rows nothing is concluded
     seed: int = 0,                 # of the intervals' draws
 ) -> Monitoring:
-    "What has changed between the data the model was trained on and what it is asked now."
+    "What has changed between the data the model was trained on and what it is asked now; false alarms are corrected over all that is compared."
+    from scipy.stats import false_discovery_control
     store = open_store(store)
     bundle = load_bundle(store, model)
     if bundle.reference is None: raise InputError(f"{bundle.ref} has no reference to compare with", where=store.url, remedy="deploy it with its training rows as `reference`")
@@ -148,9 +166,11 @@ def monitor(
         log = read_predictions(store, bundle.name, version=bundle.version, since=since)
         now = logged(bundle, log) if log.height else reference.clear()
         if log.height: first, last = utc(log["time"].min()), utc(log["time"].max())   # type: ignore[arg-type]
-    found = shares(reference, now, alpha=alpha)
-    if now.height < min_rows: return Monitoring(bundle.ref, "undecided", now.height, first, last, alpha, min_rows, [], found)
-    compared = drift(reference, now, columns=now.columns, alpha=alpha, seed=seed).table
-    found = compared.join(found, on="column", how="left", maintain_order="left")
+    sides, notes = _sides(bundle, reference, now)
+    found = shares(*sides[0], alpha=alpha)
+    if now.height < min_rows: return Monitoring(bundle.ref, "undecided", now.height, first, last, alpha, min_rows, [], found, notes)
+    compared = pl.concat([drift(before, after, alpha=alpha, seed=seed).table for before, after in sides if before.height and after.height >= min_rows])
+    adjusted = false_discovery_control(compared["p_value"].to_numpy())
+    found = compared.with_columns(adjusted_p=adjusted, drifted=adjusted <= alpha).join(found, on="column", how="left", maintain_order="left")
     alerts = _alerts(found)
-    return Monitoring(bundle.ref, "alert" if alerts else "quiet", now.height, first, last, alpha, min_rows, alerts, found)
+    return Monitoring(bundle.ref, "alert" if alerts else "quiet", now.height, first, last, alpha, min_rows, alerts, found, notes)

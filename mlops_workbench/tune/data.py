@@ -10,7 +10,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from safetensors.numpy import load_file, save_file
 
 from ..assess.fairness import DISPARITIES, count_cells, disparity_of, group_names
 from ..assess.metrics import auc_parts
+from ..assess.slices import read_slices
 from ..assess.value import best_threshold
 from ..core.errors import InputError, ParameterError, nearest
 from ..model.calibrate import none_of
@@ -66,11 +67,12 @@ class TuningData:
     valid_rows: np.ndarray   # int64: the numbers in the frame of the rows to choose by
     encoding: Encoding       # how columns enter a network
     groups: dict[str, np.ndarray]   # sensitive column -> the group of each row to choose by, as text
+    slices: dict[str, np.ndarray] = field(default_factory=dict)   # name -> which of the rows to choose by are in it
 
     @property
     def fingerprint(self) -> str:
-        "A hash of the task and of every encoded row."
-        h = hashlib.sha256(self.task.to_json().encode())
+        "A hash of the task, without its slices, and of every encoded row."
+        h = hashlib.sha256(replace(self.task, slices={}).to_json().encode())
         for rows in (self.fit, self.valid, self.check):
             for a in (rows.x.num, rows.x.cat, rows.y, rows.w): h.update(np.ascontiguousarray(a).tobytes())
         return h.hexdigest()
@@ -105,7 +107,7 @@ class TuningData:
         folder.mkdir(parents=True, exist_ok=True)
         arrays = {f"{part}.{k}": v for part in _PARTS for rows in [getattr(self, part)] for k, v in (("num", rows.x.num), ("cat", rows.x.cat), ("y", rows.y), ("w", rows.w))}
         save_file({k: np.ascontiguousarray(v) for k, v in (arrays | self.encoding.save_arrays() | {"valid_rows": self.valid_rows}).items()}, folder / "rows.safetensors")
-        facts = {"task": self.task.to_json(), "features": self.features.to_json(), "groups": {c: list(map(str, g)) for c, g in self.groups.items()}, "apart": self.apart}
+        facts = {"task": self.task.to_json(), "features": self.features.to_json(), "groups": {c: list(map(str, g)) for c, g in self.groups.items()}, "apart": self.apart, "slices": {name: np.flatnonzero(at).tolist() for name, at in self.slices.items()}}
         (folder / "rows.json").write_text(json.dumps(facts))
 
     @classmethod
@@ -118,7 +120,7 @@ class TuningData:
         fit, valid, check = (Labelled(Encoded(arrays[f"{p}.num"], arrays[f"{p}.cat"]), arrays[f"{p}.y"], arrays[f"{p}.w"]) for p in _PARTS)
         if not facts["apart"]: check = replace(check, x=valid.x)
         return cls(Task.from_json(facts["task"]), Features.from_json(facts["features"]), fit, valid, check, arrays["valid_rows"], Encoding.from_arrays(arrays),
-                   {c: np.array(g, object) for c, g in facts["groups"].items()})
+                   {c: np.array(g, object) for c, g in facts["groups"].items()}, {name: np.isin(np.arange(len(valid)), at) for name, at in facts["slices"].items()})
 
 def tuning_data(
     frame: pl.DataFrame,  # training rows, all with a target
@@ -136,7 +138,9 @@ def tuning_data(
     encoding = fit_encoding(train.x, train.y, n_categories=features.n_categories, regression=task.framing == "regression")
     groups = {c: group_names(frame[valid][c]) for c in task.sensitive if c in frame.columns}
     plain = replace(held, w=task.weights(frame[valid])) if check is valid else rows(check, training=False)
-    return TuningData(task, features, train, held, plain, valid, encoding, groups)
+    seen, rules = task.blanked(frame[valid]), read_slices(task.slices)
+    slices = {name: s.mask(seen, strict=False) for name, s in rules.items() if all(c.column in seen.columns for c in s.conditions)}
+    return TuningData(task, features, train, held, plain, valid, encoding, groups, slices)
 
 # %% ../../nbs/api/4_tune/03_data.ipynb #450ffa93
 _BY_GROUP = re.compile(r"(\w+)\s*\(\s*(.+?)\s*\)")
@@ -152,6 +156,8 @@ class Measures:
         known = self.known(data)
         for name in self.names:
             if self._key(name) not in known: raise ParameterError(f"unknown metric {name!r}", where="the goals and constraints of the search", remedy=nearest(name, known))
+            metric, part = self._read(name)
+            if part and not self._known_in(metric, part): raise ParameterError(f"{name!r} is not known: too few of the rows to choose by are in the slice", where="the goals and constraints of the search", remedy="leave it out, or widen the slice")
         self._graphs: dict[int, Graph] = {}
 
     @staticmethod
@@ -159,14 +165,25 @@ class Measures:
         found = _BY_GROUP.fullmatch(name.strip())
         return f"{found[1]}({found[2]})" if found else name
 
+    @classmethod
+    def _read(cls, name: str) -> tuple[str, str]:
+        "The metric, and the slice that it is of, if it is of one."
+        found = _BY_GROUP.fullmatch(cls._key(name))
+        return (found[1], found[2].removeprefix("slice:")) if found and found[2].startswith("slice:") else (name, "")
+
+    def _known_in(self, metric: str, part: str) -> bool:
+        y = self.data.valid.y[self.data.slices[part] & (self.data.valid.w > 0)]
+        return bool(len(y)) and (metric != "auc" or len(np.unique(y)) == 2)
+
     @staticmethod
     def known(
         data: TuningData,   # of the search
     ) -> list[str]:
         "Every number that can be asked for."
-        found = ["loss", "size_mb", "latency_ms"]
+        rates = ("auc", "accuracy") if data.task.framing == "binary" else ()
+        found = ["loss", "size_mb", "latency_ms", *rates, *(f"{m}(slice:{s})" for s in data.slices for m in ("loss", *rates))]
         if data.task.framing != "binary": return found
-        return [*found, "auc", "accuracy", *(f"{d}({c})" for c in data.groups for d in DISPARITIES), *(DISPARITIES if len(data.groups) == 1 else ())]
+        return [*found, *(f"{d}({c})" for c in data.groups for d in DISPARITIES), *(DISPARITIES if len(data.groups) == 1 else ())]
 
     def graph(
         self,
@@ -184,17 +201,19 @@ class Measures:
         answers: list[np.ndarray], # of each on the rows to choose by
     ) -> dict[str, float]:
         "Its numbers, by name."
-        p, valid, found, graph = mix(answers, weights), self.data.valid, {}, None
-        found["loss"] = self.data.loss(p)
-        cut = None
+        p, valid, graph, cut = mix(answers, weights), self.data.valid, None, None
+        found = {"loss": self.data.loss(p)}
         for name in self.names[1:]:
-            if name in ("size_mb", "latency_ms"):
+            metric, part = self._read(name)
+            at = self.data.slices[part] if part else np.ones(len(p), bool)
+            if metric in ("size_mb", "latency_ms"):
                 graph = graph or self.graph(members, weights)
-                found[name] = graph.size_mb if name == "size_mb" else graph.latency_ms()
-            elif name == "auc": found[name] = auc_parts(valid.y == 1, p, weights=valid.w)[0]
+                found[name] = graph.size_mb if metric == "size_mb" else graph.latency_ms()
+            elif metric == "loss": found[name] = mean_loss(p[at], valid.y[at], valid.w[at], **self.data.aim)
+            elif metric == "auc": found[name] = auc_parts(valid.y[at] == 1, p[at], weights=valid.w[at])[0]
             else:
                 cut = best_threshold(valid.y, p, self.data.task.value or {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0}, capacity=self.data.task.capacity) if cut is None else cut
-                found[name] = float(np.average((p >= cut) == valid.y, weights=valid.w)) if name == "accuracy" else self._disparity(name, p >= cut)
+                found[name] = float(np.average((p >= cut)[at] == valid.y[at], weights=valid.w[at])) if metric == "accuracy" else self._disparity(name, p >= cut)
         return found
 
     def _disparity(self, name: str, decisions: np.ndarray) -> float:

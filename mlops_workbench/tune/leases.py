@@ -52,6 +52,7 @@ class Lease:
         self.worker = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
         self.path, self.device, self.lost = folder / f"{self.worker}.json", device, False
         self.trials: set[int] = set()
+        self.free = 1.0   # share of the device's memory, as the holder last saw it
         self._started, self._ended, self._writing = process_started(os.getpid()), threading.Event(), threading.Lock()
         folder.mkdir(parents=True, exist_ok=True)
         self._write()
@@ -59,7 +60,7 @@ class Lease:
 
     def _write(self) -> None:
         facts = {"worker": self.worker, "pid": os.getpid(), "machine": machine(), "process_started": self._started, "device": self.device,
-                 "time": time.time(), "monotonic": time.monotonic(), "trials": sorted(self.trials)}
+                 "time": time.time(), "monotonic": time.monotonic(), "trials": sorted(self.trials), "free": self.free}
         temporary = self.path.with_suffix(".new")
         temporary.write_text(json.dumps(facts))
         os.replace(temporary, self.path)

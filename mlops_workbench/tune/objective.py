@@ -19,7 +19,7 @@ from ..core.errors import ParameterError
 from ..core.runs import project_settings
 from ..core.store import Store
 from .budget import Budget
-from .devices import worker_devices
+from .devices import threads, worker_devices
 from .goals import Goals, Limit
 from .results import Result
 from .space import Space
@@ -84,7 +84,7 @@ def search(
     warm_start: str | Path | None = None,  # the folder of another study of the same task
     folder: str | Path | None = None,      # of the study, which makes it resumable; None: it goes with the result
     store: str | Path | Store | None = None,   # where the folder is copied to as it goes, for another machine
-    workers: int | str = 1,       # processes; 'auto': one for each GPU
+    workers: int | str = 1,       # processes; 'auto': one for each GPU, or one, and more on each as long as trials then end faster
     device: str = "auto",         # for trial.device: 'auto', 'cpu', 'cuda', 'mps'
     progress: Callable[[float, float, str], None] | None = None,   # is called with (done, total, what is being done)
 ) -> Result:
@@ -103,7 +103,7 @@ def search(
         try:
             if warm_start is not None and not study.trials(): warm(study, warm_start, task=task)
             tell = _progress(study, budget, progress or bar)
-            if function is None: ended = run_workers(study, name, budget, devices, since=since, after=tell)
+            if function is None: ended = run_workers(study, name, budget, devices, most=threads() // len(devices) if workers == "auto" else 1, since=since, after=tell)
             else:
                 study.deadline = time.monotonic() + budget.seconds - study.seconds()
                 ended = work(study, function, budget, since=since, after=tell)
