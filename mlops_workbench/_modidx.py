@@ -779,6 +779,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mlops_workbench/assess/report.py')},
             'mlops_workbench.assess.rivals': { 'mlops_workbench.assess.rivals.Rival': ( 'api/3_assess/rivals.html#rival',
                                                                                         'mlops_workbench/assess/rivals.py'),
+                                               'mlops_workbench.assess.rivals._off': ( 'api/3_assess/rivals.html#_off',
+                                                                                       'mlops_workbench/assess/rivals.py'),
                                                'mlops_workbench.assess.rivals.auc_difference': ( 'api/3_assess/rivals.html#auc_difference',
                                                                                                  'mlops_workbench/assess/rivals.py'),
                                                'mlops_workbench.assess.rivals.beside_rival': ( 'api/3_assess/rivals.html#beside_rival',

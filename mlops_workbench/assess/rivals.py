@@ -61,13 +61,18 @@ def beside_rival(
     ladder = compare(labels, {"rival": rival.scores, "mine": scores}, **task.aim, against="mine", weights=weights, **options)
     other, mine = ladder.to_dicts()
     rows = [("loss, less is better", other["loss"], mine["loss"], other["difference"], other["difference_low"], other["difference_high"])]
-    said = f"It loses {show.interval(*rows[0][3:])} less"
+    said = f"It loses {_off(*rows[0][3:], words=('less', 'more'))}"
     if task.framing == "binary" and (more := auc_difference(labels, scores, rival.scores, weights=weights, confidence=options.get("confidence", 0.95))).value is not None:
         b, a = (auc_parts(np.asarray(labels) == 1, np.asarray(s, float), weights=weights)[0] for s in (rival.scores, scores))
         rows.append(("AUC", b, a, more.value, more.low, more.high))
-        said += f", and its AUC is {show.interval(more.value, more.low, more.high)} more"
+        said += f", and its AUC is {_off(more.value, more.low, more.high, words=('more', 'less'))}"
     table = pl.concat([pl.DataFrame(rows, schema=found.table.schema, orient="row"), found.table])
     return replace(found, column=rival.name, table=table, sentence=" ".join(p for p in (found.sentence, f"{said}, on {len(labels):,} rows.", rival.note) if p))
+
+def _off(value: float, low: float | None, high: float | None, *, words: tuple[str, str]) -> str:
+    "A difference in words, the first for one above 0, the second for one below, which is told without its sign."
+    if low is None or high is None or value >= 0: return f"{show.interval(value, low, high)} {words[0]}"
+    return f"{show.interval(-value, -high, -low)} {words[1]}"
 
 # %% ../../nbs/api/3_assess/01d_rivals.ipynb #f10bdbfb
 def network_worth(
@@ -88,6 +93,5 @@ def network_worth(
     name = {"trees": "boosted trees", "linear": "the linear model"}[best["model"]]
     took = [f"{s:,.1f} s for {'networks' if f == 'network' else f}" for f, s in (seconds or {}).items() if f in ("network", best["model"])]
     cost = f"; the search trained {' and '.join(took)}" if took else ""
-    more = [best[k] for k in ("difference", "difference_low", "difference_high")]
-    said = f"{show.interval(-more[0], -more[2], -more[1])} less" if more[2] < 0 else f"{show.interval(*more)} more" + ("" if sure else ", which may be nothing")
+    said = _off(best["difference"], best["difference_low"], best["difference_high"], words=("more", "less")) + ("" if sure or best["difference_high"] < 0 else ", which may be nothing")
     return (f"The network is {'worth its cost' if sure else 'not worth its cost'}: beside it {name} {'lose' if best['model'] == 'trees' else 'loses'} {said}, on {best['n']:,} rows{cost}.")

@@ -192,7 +192,7 @@ class Assessments:
         "Title -> part of a page, in reading order."
         heads = {"before": names[0], "after": names[1]}
         verdicts = [{"": what, "before": said(self.before), "after": said(self.after)} for what, said in _VERDICT.items()]
-        out = {"Verdicts": show.stack([show.note(self.sentence, "bad" if self.after["held_back"] else "good"), show.table(verdicts, names=heads)])}
+        out = {"Verdicts": show.stack([show.note(self.sentence, "bad" if self.after["held_back"] else "warn" if "loss" in self.paired and (self.paired["loss"].low or 0) > 0 else "good"), show.table(verdicts, names=heads)])}
         if gates := self.gates(): out["Gates"] = show.table(gates, names=heads)
         out["Metrics and value, with intervals"] = show.table(self.metrics(), names=heads)
         for c in self.columns:

@@ -280,7 +280,7 @@ def evidence(
 def learned(
     found: Searched,            # from `evidence`
     *,
-    repeats: int = 0,           # with other rows each; 3, and 5 of fewer than 20,000 rows, when 0
+    repeats: int = 0,           # with other rows each; 3, and 5 of fewer than 20,000 rows, when 0; of cross-fitted rows no more than folds
     **options: Any,             # of `learning_curve`
 ) -> Learning | str:
     "How the loss of a fast learner falls with the rows; why that is not known, or nothing, where it is not."
@@ -289,7 +289,7 @@ def learned(
     everything = np.arange(len(found.frame))
     repeats = repeats or (3 if len(everything) >= 20_000 else 5)
     known = np.unique(fold[fold >= 0])
-    sides = [(at[fold != k], at[fold == k]) for k in known[np.arange(repeats) % len(known)]] if len(known) else [(np.setdiff1d(everything, at), at)] * repeats
+    sides = [(at[fold != k], at[fold == k]) for k in known[:repeats]] if len(known) else [(np.setdiff1d(everything, at), at)] * repeats
     rows = Labelled(predictor.features.transform(found.frame), task.labels(found.frame), task.weights(found.frame))
     count = len(task.classes)
     if model_scores(found.predictions).keys() >= {"trees"}:
