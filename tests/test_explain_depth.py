@@ -405,7 +405,7 @@ def test_everything_at_once(framing):
     link = "identity" if framing == "regression" else "logit"
     values = shapley(model, data.x[rows], data.x[background], names=features.sources, link=link, data=frame[rows])
     policy = Policy("by_group", group_column="race", thresholds={"black": 0.99, "white": 0.4}) if framing == "binary" else Policy("argmax" if framing == "multiclass" else "none")
-    told = examine(model, frame, values, rows=rows, background=background, others=others, policy=policy, groups="race", fixed=["children"])
+    told = examine(model, frame, values, rows=rows, background=background, others=others, policy=policy, groups={"race": frame[rows]["race"]}, fixed=["children"])
     assert told.certificate.additivity < 1e-5 and len(told.dependence) == 3 and repr(told) and told._repr_html_()
     assert json.loads(json.dumps(told.to_json(), allow_nan=False))["certificate"]["checked"] == 5
     if framing != "binary": assert told.change is None

@@ -44,10 +44,10 @@ class Uncertainty:
         return {"asked": self.asked, "coverage": self.coverage, "curves": thin, "abstention": self.abstention, "notes": self.notes}
 
 def measure_uncertainty(
-    labels: np.ndarray,                 # [n] class codes, or numbers
+    labels: np.ndarray,                 # [n] class codes, or numbers; [n, k] labels
     scores: np.ndarray,                 # [n] or [n, k], of models that have not seen the rows
-    decisions: np.ndarray,              # [n] class codes; of a regression not used
-    framing: str,                       # binary, multiclass or regression
+    decisions: np.ndarray,              # [n] class codes, or [n, k] labels; of numbers not used
+    framing: str,                       # one of `model.framing.FORMS`
     *,
     policy: Policy | None = None,       # of two classes, whose band is chosen or measured
     wish: Wish | None = None,           # what a band is wanted for
@@ -60,8 +60,9 @@ def measure_uncertainty(
     "The coverage, the curves and the band, all measured on rows that took no part in fitting them."
     asked, seed, groups = options["confidence"], options["seed"], groups or {}
     tables, notes = [], []
-    for method in METHODS[framing][: 2 if framing != "regression" else 1]:
-        usual = method == METHODS[framing][0]
+    known = METHODS.get(framing, ())   # several labels have none: the answer is a set already
+    for method in known[: 2 if framing != "regression" else 1]:
+        usual = method == known[0]
         for column, g in {"": None, **(groups if usual else {})}.items():
             found = cross_conformal(labels, scores, framing, folds, method=method, coverage=asked, groups=g, small=small, seed=seed)
             shown = coverage_table(found, ({} if not usual else groups) if g is None else {column: g}, confidence=options["confidence"])
@@ -69,36 +70,45 @@ def measure_uncertainty(
             tables.append(shown.select(pl.lit(method).alias("method"), pl.lit(f"by {column}" if column else "one for all").alias("limit"), pl.all()))
             notes += [f"Limits by {column}: {n}." if column else f"{n}." for n in found.notes]
     curves = []
-    if framing != "regression":
+    if framing == "multilabel":
+        wrong = (np.asarray(decisions) != labels).mean(axis=1)
+        curves = [_curve("share of wrong labels", wrong, np.where(np.asarray(decisions) == 1, 1 - scores, scores).mean(axis=1), options)]
+    elif framing in ("binary", "multiclass"):
         wrong, costs = (np.asarray(decisions) != labels).astype(float), costs_of(value)
         curves = [_curve("share of wrong decisions", wrong, doubts(scores, decisions), options)]
         if framing == "binary" and costs[0] != costs[1]:
             curves.append(_curve("value lost by a decision", wrong * np.where(decisions == 1, *costs), doubts(scores, decisions, costs=costs), options))
     banded = framing == "binary" and policy is not None and (policy.band or wish)
     left = abstain(labels, scores, decisions, policy, wish or Wish(), folds=folds, groups=groups, value=value, small=small, **options) if banded and policy else None
-    return Uncertainty(asked, pl.concat(tables), curves, left, list(dict.fromkeys(notes)))
+    return Uncertainty(asked, pl.concat(tables) if tables else pl.DataFrame(), curves, left, list(dict.fromkeys(notes)))
 
 def _curve(loss: str, each: np.ndarray, doubt: np.ndarray, options: Mapping[str, Any]) -> Curve:
     return Curve(loss, risk_curve(each, doubt), risk_table(each, doubt, **options), risk_area(each, doubt, **options), float(each.mean()))
 
 # %% ../../nbs/api/3_assess/03d_certainty.ipynb #c87d4d69
-def uncertainty_parts(
-    u: Uncertainty,   # from `measure_uncertainty`
-) -> list[show.Html]:
-    "What a report shows of it, in reading order."
-    a, sets = u.abstention, "interval" if not u.curves else "set"
+def _coverage_parts(u: Uncertainty) -> list[show.Html]:
+    "The coverage of sets or intervals."
+    if not len(u.coverage): return [show.note("Conformal sets are of one class among several; an answer of several labels is a set already, and each label's probability says how sure it is.")]
+    sets = "interval" if not u.curves else "set"
     rows = [{"method": r["method"], "limit": r["limit"], "group": f"{r['column']}: {r['group']}" if r["column"] else r["group"], "n": r["n"], "coverage": show.interval(r["coverage"], r["low"], r["high"]),
              "width" if sets == "interval" else "classes in the set": r["size"]} | ({} if sets == "interval" else {"one class": r["one"]}) for r in u.coverage.to_dicts()]
     short = [r for r, c in zip(rows, u.coverage.to_dicts()) if not c["column"] or c["high"] < u.asked]
     how = " lac makes the sets small on average, aps lets them grow where a row is hard." if sets == "set" else ""
     said = f"Conformal {sets}s that are to hold the truth for {u.asked:.0%} of rows, measured on rows that had no part in their limits.{how} A group whose coverage is below that is shown here; all are in the folded table."
-    out = [show.note(said), show.table(short, caption=f"Coverage and size of {sets}s"), show.folded(f"All {len(rows)} lines", show.table(rows)), *(show.note(n, "warn") for n in u.notes)]
+    return [show.note(said), show.table(short, caption=f"Coverage and size of {sets}s"), show.folded(f"All {len(rows)} lines", show.table(rows)), *(show.note(n, "warn") for n in u.notes)]
+
+def uncertainty_parts(
+    u: Uncertainty,   # from `measure_uncertainty`
+) -> list[show.Html]:
+    "What a report shows of it, in reading order."
+    a = u.abstention
+    out = _coverage_parts(u)
     for c in u.curves:
         marks = {"with the band": (1 - a.left.value, a.answered.value)} if a and a.band and c is u.curves[0] and a.left.value is not None and a.answered.value is not None else {}
         alt = f"The {c.loss} among the answered rows against their share; the area below is {c.area}, and would be {c.all_rows:.3f} if rows were left out at random."
         table = show.table([{"share answered": r["share"], "rows": r["answered"], c.loss: show.interval(r["risk"], r["low"], r["high"])} for r in c.table.to_dicts()])
         out += [show.picture(risk_figure(c.curve, c.table, marks, loss=c.loss), alt), show.note(alt), show.folded(f"The {c.loss} where the least certain rows are left out, as a table", table)]
-    if not a: return [*out, *([show.note("No band is left to others: [assess] abstain_risk or abstain_capacity asks for one.")] if u.curves else [])]
+    if not a: return [*out, *([show.note("No band is left to others; between two classes, [assess] abstain_risk or abstain_capacity asks for one.")] if u.curves else [])]
     out += [show.note(s) for s in a.sentences]
     spelled = [{"group": f"{r['column']}: {r['group']}" if r["column"] else r["group"], "n": r["n"], "not decided": share_of(r, "left"), "wrong among the decided": share_of(r, "wrong"), "wrong in the band": share_of(r, "wrong_left")} for r in a.table.to_dicts()]
     return [*out, *([show.table(spelled, caption="What the band leaves, by group")] if a.band else [])]

@@ -19,13 +19,16 @@ from ..core.errors import InputError
 
 # %% ../../nbs/api/3_assess/03e_doubts.ipynb #9fff82ff
 def label_doubts(
-    labels: np.ndarray,        # [n] class codes
+    labels: np.ndarray,        # [n] class codes; [n, k] labels
     scores: np.ndarray,        # [n] probability of class 1, or [n, k], out of sample
-    classes: Sequence[str],    # names, in the order of their codes
+    classes: Sequence[str],    # names, in the order of their codes; of the labels
     *,
     rows: np.ndarray | None = None,   # [n] how the rows are numbered; 0 and up when None
 ) -> pl.DataFrame:
-    "The rows whose label is doubtful, the most doubtful first: row, label, suggested, quality."
+    "The rows whose label is doubtful, the most doubtful first: row, label, suggested, quality. Of several labels each is doubted by itself, and a row may stand there twice."
+    if np.ndim(labels) == 2:
+        each = [label_doubts(labels[:, j], scores[:, j], (f"not {c}", c), rows=rows) for j, c in enumerate(classes)]
+        return pl.concat(each).sort("quality", maintain_order=True)
     from cleanlab.filter import find_label_issues
     p = np.column_stack([1 - scores, scores]) if np.ndim(scores) == 1 else np.asarray(scores, float)
     schema = {"row": pl.Int64, "label": pl.String, "suggested": pl.String, "quality": pl.Float64}
@@ -106,14 +109,15 @@ def doubts_html(
     n: int,                          # rows that the evidence rests on
     losses: dict[str, tuple[float, float]],   # 'labels' and 'twins': from `without`
     same: float | None = None,       # the share of twins with the same label
+    each: int = 1,                   # labels of a row
 ) -> show.Html:
     "The doubts as notes and lists, the first of each; no more than fifty."
     def cost(name: str) -> str: return "The loss is {} with them, {} without.".format(*map(show.number, losses[name]))
     parts: list[show.Html] = []
     if doubtful is None: parts.append(show.note("Labels are doubted where there are classes; this target is a quantity."))
-    elif len(doubtful): parts += [show.note(f"{len(doubtful):,} of {n:,} labels are doubtful ({len(doubtful) / n:.1%}). {cost('labels')}"),
+    elif len(doubtful): parts += [show.note(f"{len(doubtful):,} of {n * each:,} labels are doubtful ({len(doubtful) / (n * each):.1%}). {cost('labels')}"),
                                   show.folded(f"The {min(len(doubtful), 50)} most doubtful labels", show.table(doubtful.head(50), caption="Quality: the probability that the model, which did not see the row, gives the label"))]
-    else: parts.append(show.note(f"No label of {n:,} is doubtful."))
+    else: parts.append(show.note(f"No label of {n * each:,} is doubtful."))
     if len(twins): parts += [show.note(f"{len(twins):,} of {n:,} rows ({len(twins) / n:.1%}) have a twin that the model which scored them learned from" + (f"; {same:.0%} of the twins have the same label" if same is not None else "") + f". {cost('twins')}", "warn" if len(twins) > 0.02 * n else ""),
                              show.folded("Rows with a twin", show.table(twins.head(50)))]
     else: parts.append(show.note("No row has a twin on the other side of the split."))

@@ -13,11 +13,13 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .fairness import by_group, cross, describe_disparity, disparities, error_by_group, error_difference, group_names
-from .gates import Answer, Gate, held_back
+from .fairness import SERVED, by_group, cross, describe_disparity, disparities, error_by_group, error_difference, group_names
+from .gates import SLICED, Answer, Gate, held_back
 from .ladder import calibration, calibration_error
 from .means import losses
+from .levels import hierarchical_performance
 from .metrics import Estimate, performance
+from .parts import middle_of
 from .mitigate import UNMITIGATED, Candidate
 from .rivals import Rival, beside_rival
 from .status_quo import StatusQuo, beside_status_quo
@@ -41,7 +43,7 @@ class Evidence:
     "What is known of one policy's decisions."
     name: str                        # of the candidate
     policy: Policy                   # that made the decisions
-    decisions: np.ndarray            # [n] class codes; the predicted numbers of a regression
+    decisions: np.ndarray            # [n] class codes, [n, k] labels; the predicted numbers of a regression [n] or, by quantiles, [n, k]
     performance: pl.DataFrame        # a row for each metric
     fairness: dict[str, Fairness]    # by column
     estimates: dict[str, Estimate]   # everything a gate may ask for
@@ -64,10 +66,23 @@ def sensitive_groups(
     return groups
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #0751e4aa
+def _by_label(task: Task, labels: np.ndarray, decisions: np.ndarray, groups: np.ndarray, **options: Any) -> pl.DataFrame:
+    "How unevenly each label is given, and found where it is right: of the twenty labels that are right most often."
+    order = np.argsort(-labels.sum(axis=0), kind="stable")[:20]
+    found = [disparities(labels[:, j], decisions[:, j], groups, metrics=("selection_rate_ratio", "equal_opportunity_difference"), permutations=0, **options).with_columns(label=pl.lit(task.classes[j])) for j in order]
+    return pl.concat(found)
+
+def _most_uneven(each: pl.DataFrame) -> str:
+    "The label with the lowest ratio, in a sentence."
+    known = each.filter(pl.col("metric") == "selection_rate_ratio", pl.col("estimate").is_not_null()).sort("estimate")
+    if not len(known): return ""
+    r = known.row(0, named=True)
+    return f" Of the labels, {r['label']!r} is given most unevenly: the ratio of its lowest rate ({r['lowest']}) to its highest ({r['highest']}) is {show.interval(r['estimate'], r['low'], r['high'])}, n = {r['n']:,}."
+
 def fairness_of(
     task: Task,                 # what is predicted
-    labels: np.ndarray,         # [n] codes or numbers
-    decisions: np.ndarray,      # [n] codes or predicted numbers
+    labels: np.ndarray,         # [n] codes or numbers; [n, k] labels
+    decisions: np.ndarray,      # [n] codes or predicted numbers; [n, k] labels or quantiles
     groups: np.ndarray,         # [n] text
     *,
     column: str,                # the name of the sensitive column
@@ -79,13 +94,16 @@ def fairness_of(
 ) -> tuple[Fairness, dict[str, Estimate]]:
     "The fairness of decisions by one column, and its disparities as estimates by `metric(column)`."
     options: dict[str, Any] = {"confidence": confidence, "replicates": replicates, "seed": seed}
-    errors = error_by_group(labels, decisions, groups, task.framing, small=small, confidence=confidence)
+    errors = error_by_group(labels, decisions, groups, task.form, small=small, confidence=confidence)
     gap = error_difference(errors, **options)
-    name = "mae_difference" if task.framing == "regression" else "accuracy_difference"
+    name = f"{SERVED.get(task.form, 'accuracy')}_difference"
     found = {f"{name}({column})": gap}
     if task.framing != "binary":
         table = pl.DataFrame([{"metric": name, "estimate": gap.value, "low": gap.low, "high": gap.high, "n": gap.n, "note": gap.note}])
         said = f"{name}({column}) is {gap}: the distance between the best and the worst served group."
+        if task.form == "multilabel":
+            each = _by_label(task, labels, decisions, groups, small=small, **options)
+            table, said = pl.concat([table, each], how="diagonal").select("metric", "label", "estimate", "low", "high", "n", "lowest", "highest", "note"), said + _most_uneven(each)
         return Fairness(column, errors.drop("error"), table, [said]), found
     by = by_group(labels, decisions, groups, scores=scores, small=small, confidence=confidence)
     table = disparities(labels, decisions, groups, small=small, **options)
@@ -102,14 +120,14 @@ def worth_of(
 
 def gather(
     task: Task,                          # what is predicted
-    labels: np.ndarray,                  # [n] codes or numbers
+    labels: np.ndarray,                  # [n] codes or numbers; [n, k] labels
     scores: np.ndarray,                  # [n] or [n, k]
     groups: Mapping[str, np.ndarray],    # column -> groups [n]
     gates: Sequence[Gate],               # to be asked
     *,
     name: str,                           # of the policy
     policy: Policy,                      # that made the decisions
-    decisions: np.ndarray,               # [n]
+    decisions: np.ndarray,               # [n], or [n, k] labels or quantiles
     price: Estimate | None = None,       # against unmitigated
     slices: Mapping[str, np.ndarray] | None = None,   # name -> bool [n]: its rows
     constant: np.ndarray | None = None,  # scores of the constant model
@@ -121,24 +139,26 @@ def gather(
     **options: Any,                      # confidence, replicates, seed
 ) -> Evidence:
     "The evidence about one policy's decisions."
-    table = performance(labels, scores, **task.aim, weights=weights, decisions=decisions, constant=constant, **options)
+    given: dict[str, Any] = {"weights": weights, "decisions": decisions, "constant": constant, **options}
+    table = hierarchical_performance(labels, scores, task.tree, **given) if task.form == "hierarchical" else performance(labels, scores, **task.aim, **given)
     estimates = {r["metric"]: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in table.to_dicts()}
-    if task.framing != "regression":
-        estimates["calibration_error"] = calibration_error(calibration(labels, scores, task.framing, confidence=options["confidence"]), **options)
+    if task.form != "regression":
+        estimates["calibration_error"] = calibration_error(calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=options["confidence"]), **options)
     if task.framing == "binary":
         estimates["value"] = mean_value(labels, decisions, worth_of(task), amounts=amounts, **options)
         estimates["price"] = price or Estimate(0.0, 0.0, 0.0, len(labels), "these are the unmitigated decisions")
-    now = None if present is None else beside_status_quo(task, labels, decisions, present, worth_of(task), amounts=amounts, **options)
+    one = decisions[:, middle_of(task.quantiles)] if task.form == "quantiles" else decisions
+    now = None if present is None else beside_status_quo(task, labels, one, present, worth_of(task), amounts=amounts, **options)
     estimates["gain"] = now.gain if now else Estimate(None, n=len(labels), note="nothing is known of what is decided now")
-    champion = beside_rival(task, labels, scores, decisions, rival, worth_of(task), amounts=amounts, weights=weights, **options) if isinstance(rival, Rival) else None
-    if rival is not None: estimates["gain(champion)"] = champion.gain if champion else Estimate(None, n=len(labels), note=rival if isinstance(rival, str) else f"the {rival.name} decides no row")
+    champion = beside_rival(task, labels, scores, one, rival, worth_of(task), amounts=amounts, weights=weights, **options) if isinstance(rival, Rival) and task.form != "multilabel" else None
+    if rival is not None: estimates["gain(champion)"] = champion.gain if champion else Estimate(None, n=len(labels), note=rival if isinstance(rival, str) else f"the decisions of the {rival.name} are not compared")
     fairness = {}
     for column, g in groups.items():
         fairness[column], found = fairness_of(task, labels, decisions, g, column=column, scores=scores, small=small, **options)
         estimates |= found
     each = losses(labels, scores, **task.aim) if slices else labels
     for part, inside in (slices or {}).items():
-        estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=table["metric"], decisions=decisions, constant=constant, weights=weights, aim=task.aim, **options)
+        estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=[m for m in table["metric"] if m in SLICED[task.form]], decisions=decisions, constant=constant, weights=weights, aim=task.aim, **options)
     return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates], now, champion)
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #d0cd6d0c

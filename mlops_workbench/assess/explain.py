@@ -231,14 +231,14 @@ def _bars(ranked: pl.DataFrame, unit: str, title: str) -> tuple[list[str], np.nd
     left.set_title(f"{title} ({ranked['rows'][0]} rows)", loc="left")
     return names, y, fig, right
 
-def _by_class(attributions: Attributions, ranked: pl.DataFrame, unit: str, classes: Sequence[str]) -> Html:
-    "Mean absolute values, averaged over classes, and each class by itself."
-    names, y, fig, right = _bars(ranked, f"mean |value|, {unit}", "All classes")
+def _by_class(attributions: Attributions, ranked: pl.DataFrame, unit: str, classes: Sequence[str], each: str) -> Html:
+    "Mean absolute values, averaged over the outputs, and each output by itself."
+    names, y, fig, right = _bars(ranked, f"mean |value|, {unit}", "On average")
     size = np.abs(attributions.values).mean(axis=0)                     # [d, k]
     at = [attributions.names.index(n) for n in names]
     for k, name in enumerate(classes):
         right.scatter(size[at, k], y, color=palette[k % len(palette)], marker="osD^vPX"[k % 7], s=30, label=name.replace("$", r"\$"), zorder=2)
-    right.set_xlim(left=0); right.set_xlabel(f"mean |value|, {unit}"); right.set_title("By class", loc="left"); right.legend(fontsize=8)
+    right.set_xlim(left=0); right.set_xlabel(f"mean |value|, {unit}"); right.set_title(f"By {each}", loc="left"); right.legend(fontsize=8)
     return picture(fig, _leading(ranked, unit))
 
 def importance_figure(
@@ -246,13 +246,14 @@ def importance_figure(
     *,
     top: int = 12,                # columns shown
     unit: str = "",               # of the answers; log-odds for link logit
-    classes: Sequence[str] = (),  # names of the k classes; at most seven are drawn singly, the first ones
+    classes: Sequence[str] = (),  # names of the k classes, labels or quantiles; at most seven are drawn singly, the first ones
+    each: str = "class",          # what they are
     **options,                    # for `importance`
 ) -> Html:
     "The most important columns: mean absolute values with intervals, and the values of all rows or, of several classes, those of each class."
     unit = unit or ("log-odds" if attributions.link == "logit" else "units of the answer")
     ranked = importance(attributions, **options).head(top)
-    if attributions.values.ndim == 3: return _by_class(attributions, ranked, unit, list(classes or map(str, range(attributions.values.shape[2])))[:7])
+    if attributions.values.ndim == 3: return _by_class(attributions, ranked, unit, list(classes or map(str, range(attributions.values.shape[2])))[:7], each)
     names, y, fig, right = _bars(ranked, f"mean |value|, {unit}", "How much")
     from matplotlib.colors import LinearSegmentedColormap
     ramp = LinearSegmentedColormap.from_list("low_high", [palette[0], "#b48fb8", palette[1]]).with_extremes(bad="#9aa0a8")

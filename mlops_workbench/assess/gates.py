@@ -12,22 +12,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .fairness import DISPARITIES
+from .fairness import DISPARITIES, SERVED
 from .means import METRICS
 from .metrics import Estimate
 from ..core import show
 from ..core.errors import SettingsError, nearest
 
 # %% ../../nbs/api/3_assess/04_gates.ipynb #1aafe639
-OVERALL: dict[str, tuple[str, ...]] = {   # framing -> the metrics of the whole data that a gate may ask for
+OVERALL: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics of the whole data that a gate may ask for
     "binary": ("skill", "auc", "average_precision", "calibration_error", "value", "price", "gain", *METRICS["binary"]),
     "multiclass": ("skill", "auc_ovr", "calibration_error", "gain", *METRICS["multiclass"]),
     "regression": ("skill", "gain", *METRICS["regression"]),
+    "multilabel": ("skill", "auc_macro", "calibration_error", *METRICS["multilabel"]),
+    "quantiles": ("skill", "calibration_error", "gain", *METRICS["quantiles"]),
 }
-GROUPED: dict[str, tuple[str, ...]] = {   # framing -> the metrics by group
-    "binary": (*DISPARITIES, "accuracy_difference"), "multiclass": ("accuracy_difference",), "regression": ("mae_difference",)}
-SLICED: dict[str, tuple[str, ...]] = {   # framing -> the metrics of a slice
-    f: ("loss_difference", *(m for m in metrics if m not in ("calibration_error", "value", "price"))) for f, metrics in OVERALL.items()}
+OVERALL["hierarchical"] = (*OVERALL["multiclass"], "hierarchical_precision", "hierarchical_recall", "hierarchical_f1", *(f"accuracy_level_{i}" for i in range(1, 6)))   # of levels above the last
+GROUPED: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics by group
+    "binary": (*DISPARITIES, "accuracy_difference")} | {f: (f"{SERVED.get(f, 'accuracy')}_difference",) for f in OVERALL if f != "binary"}
+SLICED: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics of a slice; of a tree those of its leaves
+    f: ("loss_difference", *(m for m in metrics if m not in ("calibration_error", "value", "price", "gain") and "hierarchical" not in m and "_level_" not in m)) for f, metrics in OVERALL.items()}
 ALIASES = {"demographic_parity_ratio": "selection_rate_ratio", "demographic_parity_difference": "selection_rate_difference"}
 
 def known_metrics() -> list[str]:
@@ -134,7 +137,7 @@ def _keeps(x: float, op: str, limit: float) -> bool:
 def read_gates(
     rules: Mapping[str, str],              # name -> rule, the section [gates] of the settings
     *,
-    framing: str = "",                     # of the task; unchecked when empty
+    framing: str = "",                     # the form of the task; unchecked when empty
     columns: Iterable[str] | None = None,  # what is assessed by group, and slice:NAME of each slice; unchecked when None
 ) -> list[Gate]:
     "The gates in the order of the settings; an error where one cannot be asked of such a task."

@@ -44,16 +44,23 @@ def compare(
 
 # %% ../../nbs/api/3_assess/00a_ladder.ipynb #23f6caa0
 def calibration(
-    labels: Any,               # [n] class codes, or numbers
+    labels: Any,               # [n] class codes, or numbers; [n, k] labels
     scores: Any,               # [n] or [n, k]
-    framing: str = "binary",   # binary, multiclass or regression
+    framing: str = "binary",   # one of `model.framing.FORMS`
     *,
+    quantiles: Sequence[float] = (),   # of a regression by quantiles
     bins: int = 10,            # bins of equal counts, at most
     confidence: float = 0.95,  # of the intervals
 ) -> pl.DataFrame:
-    "A row for each bin of the score: n, mean_score, observed (rate or mean), low, high."
+    "A row for each bin of the score, or for each quantile: n, mean_score (the quantile), observed (rate or mean), low, high."
     y, s, _, _ = check_arrays(labels, scores, framing)
+    if framing == "quantiles":
+        n, below = np.full(len(quantiles), len(y)), (y[:, None] <= s).sum(axis=0)
+        low, high = wilson(below, n, confidence=confidence)
+        return pl.DataFrame({"n": n, "mean_score": list(quantiles), "observed": below / np.maximum(n, 1), "low": low, "high": high})
+    row = np.repeat(np.arange(len(s)), s.shape[1]) if framing == "multilabel" else None
     if framing == "multiclass": y, s = (s.argmax(1) == y).astype(np.int64), s.max(1)
+    y, s = y.ravel(), s.ravel()
     edges = np.unique(np.quantile(s, np.linspace(0, 1, bins + 1)[1:-1])) if len(s) else np.array([])
     at = np.searchsorted(edges, s, side="right")
     n = np.bincount(at, minlength=len(edges) + 1)
@@ -63,18 +70,25 @@ def calibration(
     if framing == "regression":
         half = z_of(confidence) * np.sqrt(np.maximum(square / n - mean**2, 0) / np.maximum(n - 1, 1))
         low, high = mean - half, mean + half
-    else: low, high = wilson(total, n, confidence=confidence)
+    else:
+        fewer = 1.0 if row is None else _together(y - mean[(np.cumsum(keep) - 1)[at]], at, row, len(keep))[keep] / np.maximum(n * mean * (1 - mean), 1e-12)
+        low, high = wilson(total / np.maximum(fewer, 1), n / np.maximum(fewer, 1), confidence=confidence)
     return pl.DataFrame({"n": n, "mean_score": np.bincount(at, s, len(keep))[keep] / n, "observed": mean, "low": low, "high": high})
+
+def _together(off: np.ndarray, at: np.ndarray, row: np.ndarray, bins: int) -> np.ndarray:
+    "The variance of each bin's sum [bins] where what belongs to one row goes together: the sum over rows of their squared sums."
+    pair, place = np.unique(at * (int(row.max(initial=0)) + 1) + row, return_inverse=True)
+    return np.bincount(pair // (int(row.max(initial=0)) + 1), np.bincount(place, off) ** 2, bins)
 
 # %% ../../nbs/api/3_assess/00a_ladder.ipynb #3dee3c86
 def calibration_error(
-    table: pl.DataFrame,       # what `calibration` returned for a classifier
+    table: pl.DataFrame,       # what `calibration` returned, but for a regression
     *,
     confidence: float = 0.95,  # of the interval
     replicates: int = 1000,    # bootstrap draws
     seed: int = 0,             # of the draws
 ) -> Estimate:
-    "The expected calibration error: the mean distance between score and observed rate, over bins weighted by their counts."
+    "The expected calibration error: the mean distance between score and observed rate, over bins weighted by their counts, or over quantiles."
     n, score, observed = (table[c].to_numpy() for c in ("n", "mean_score", "observed"))
     if n.sum() == 0: return Estimate(None, note="no rows")
     drawn = np.random.default_rng(seed).binomial(n, np.clip(observed, 0, 1), size=(replicates, len(n))) / n
@@ -101,16 +115,19 @@ def roc_figure(
     return fig
 
 def calibration_figure(
-    table: pl.DataFrame,   # what `calibration` returned
+    table: pl.DataFrame,        # what `calibration` returned
+    *,
+    framing: str = "binary",    # one of `model.framing.FORMS`
 ) -> Any:
-    "A figure of the observed rate against the score, with intervals."
+    "A figure of the observed rate against the score, or against the quantile, with intervals."
     fig, ax = show.figure(4.6, 4.2)
     x, y, low, high = (table[c].to_numpy() for c in ("mean_score", "observed", "low", "high"))
     ends = [min(x.min(), low.min()), max(x.max(), high.max())]
     ax.plot(ends, ends, color="0.6", lw=1, ls="--", label="perfect calibration")
     ax.errorbar(x, y, yerr=[np.maximum(y - low, 0), np.maximum(high - y, 0)], fmt="o", ms=5, lw=1.4, capsize=2, color=show.palette[0],
                 label="observed, with interval")
-    ax.set(xlabel="mean score of the bin", ylabel="observed in the bin", title=f"Calibration, n = {int(table['n'].sum()):,}")
+    x_name, y_name, n = ("quantile", "share of rows at or below it", max(table["n"].to_list())) if framing == "quantiles" else ("mean score of the bin", "observed in the bin", int(table["n"].sum()))
+    ax.set(xlabel=x_name, ylabel=y_name, title=f"Calibration, n = {n:,}")
     ax.legend(loc="upper left", frameon=False, fontsize=8)
     return fig
 

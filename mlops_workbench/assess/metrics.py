@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Estimate', 'finite', 'z_of', 'wilson', 'auc_parts', 'auc', 'resample_means', 'interval', 'average_precision',
-           'performance', 'check_arrays', 'estimates_table']
+           'estimate_means', 'performance', 'check_arrays', 'estimates_table']
 
 # %% ../../nbs/api/3_assess/00_metrics.ipynb #b02258d4
 import math
@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .means import MANY_CLASSES, SHARES, columns_of, constant_scores, metrics_of, ratio
+from .means import MANY_CLASSES, SHARES, Metric, columns_of, constant_scores, metrics_of, ratio
 from ..core.errors import InputError
 from ..model.framing import TABLES
 
@@ -187,6 +187,29 @@ def _orders(labels: np.ndarray, scores: np.ndarray, framing: str, weights: np.nd
     return {name: replace(_area_interval(area, share, int(sizes[sizes > 0].min()), confidence), note=f"{absent} classes absent" if absent else "")}
 
 # %% ../../nbs/api/3_assess/00_metrics.ipynb #0558673b
+def estimate_means(
+    columns: Mapping[str, np.ndarray],    # name -> [n], what is averaged
+    metrics: Mapping[str, Metric],        # name -> function of the means, and whether higher is better
+    *,
+    weights: np.ndarray | None = None,    # [n] of the rows
+    shares: Mapping[str, str] | None = None,   # the metrics that are shares -> the column that they are a share of, all rows when empty
+    counted: bool = False,                # whether the shares of unweighted rows have Wilson's interval; else only those of 0 and 1, where every draw is alike
+    confidence: float = 0.95,             # of the intervals
+    replicates: int = 1000,               # bootstrap draws
+    seed: int = 0,                        # of the draws
+) -> dict[str, Estimate]:
+    "Each metric as a function of the means over rows, with a bootstrap interval."
+    values, found, shares = np.column_stack([np.asarray(c, float) for c in columns.values()]), {}, shares or {}
+    point = dict(zip(columns, np.average(values, axis=0, weights=weights)))
+    draws = dict(zip(columns, resample_means(values, weights=weights, replicates=replicates, seed=seed).T))
+    for name, (f, _) in metrics.items():
+        value, (low, high) = finite(f(point)), interval(np.asarray(f(draws)), confidence=confidence)
+        if name in shares and value is not None and (value in (0, 1) or (counted and weights is None)):
+            of = round(columns[shares[name]].sum() if shares[name] else len(values))
+            low, high = wilson(value * of, of, confidence=confidence)
+        found[name] = Estimate(value, finite(low), finite(high), len(values), _why_null(name) if value is None else "")
+    return found
+
 def performance(
     labels: Any,                          # [n] class codes, or numbers; [n, k] labels
     scores: Any,                          # [n] probability of class 1, or a number; [n, k] for classes, labels or quantiles
@@ -206,18 +229,11 @@ def performance(
     if len(labels) == 0: return estimates_table({}, {})
     aim: dict[str, Any] = {"loss": loss, "quantiles": quantiles}
     base = constant_scores(labels, framing, classes=scores.shape[-1], weights=w, **aim) if constant is None else np.asarray(constant, float)
-    columns = columns_of(labels, scores, framing, decisions, base, **aim)
-    values = np.column_stack([np.asarray(c, float) for c in columns.values()])
-    point = dict(zip(columns, np.average(values, axis=0, weights=w)))
-    draws = dict(zip(columns, resample_means(values, weights=w, replicates=replicates, seed=seed).T))
+    options: dict[str, Any] = {"confidence": confidence, "replicates": replicates, "seed": seed}
     metrics = metrics_of(framing, quantiles=quantiles, classes=scores.shape[-1])
-    found = {"skill": Estimate(None)} | _orders(labels, scores, framing, w, {"confidence": confidence, "replicates": replicates, "seed": seed})
-    for name, (f, _) in metrics.items():
-        value, (low, high) = finite(f(point)), interval(np.asarray(f(draws)), confidence=confidence)
-        if (name in SHARES or name.startswith("below_")) and value in (0, 1):   # every draw is alike: fall back on Wilson's interval
-            of = round(columns[SHARES[name]].sum() if SHARES.get(name) else len(labels))
-            low, high = wilson(value * of, of, confidence=confidence)
-        found[name] = Estimate(value, finite(low), finite(high), len(labels), _why_null(name) if value is None else "")
+    shares = SHARES | {name: "" for name in metrics if name.startswith("below_")}
+    found = {"skill": Estimate(None)} | _orders(labels, scores, framing, w, options)
+    found |= estimate_means(columns_of(labels, scores, framing, decisions, base, **aim), metrics, weights=w, shares=shares, counted=framing == "quantiles", **options)
     return estimates_table(found, {n: better for n, (_, better) in metrics.items()})
 
 def _why_null(name: str) -> str:

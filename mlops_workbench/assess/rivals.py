@@ -15,6 +15,7 @@ import polars as pl
 
 from .ladder import compare
 from .metrics import Estimate, auc_parts, z_of
+from .parts import middle_of
 from .status_quo import StatusQuo, beside_status_quo
 from ..core import show
 from ..model.task import Task
@@ -56,7 +57,8 @@ def beside_rival(
     **options: Any,           # confidence, replicates, seed
 ) -> StatusQuo | None:
     "The comparison: loss, AUC of a binary task, and the measures of `beside_status_quo`; None where the rival decides no row."
-    found = beside_status_quo(task, labels, decisions, rival.decisions, worth, amounts=amounts, called=f"the {rival.name}", **options)
+    theirs = rival.decisions[:, middle_of(task.quantiles)] if task.form == "quantiles" else rival.decisions
+    found = beside_status_quo(task, labels, decisions, theirs, worth, amounts=amounts, called=f"the {rival.name}", **options)
     if found is None: return None
     ladder = compare(labels, {"rival": rival.scores, "mine": scores}, **task.aim, against="mine", weights=weights, **options)
     other, mine = ladder.to_dicts()

@@ -270,7 +270,8 @@ def _found(chosen: list, said: list[list[Condition]], x: np.ndarray, empty: Foun
     return FoundSlices(**{**vars(empty), "slices": slices, "table": pl.DataFrame(rows, schema=schema, orient="row")})
 
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #13ae7e00
-TOLD = {"binary": ("log_loss", "auc", "accuracy"), "multiclass": ("log_loss", "accuracy"), "regression": ("mae", "rmse")}   # framing -> what is shown of a slice
+TOLD = {"binary": ("log_loss", "auc", "accuracy"), "multiclass": ("log_loss", "accuracy"), "regression": ("mae", "rmse"), "multilabel": ("log_loss", "hamming_loss", "exact_match"),
+        "hierarchical": ("log_loss", "accuracy"), "quantiles": ("pinball", "coverage", "interval_width")}   # form of the task -> what is shown of a slice
 
 @dataclass(frozen=True)
 class Sliced:
@@ -299,7 +300,7 @@ class Sliced:
     def shown(
         self,
         estimates: Mapping[str, Estimate],   # of the assessment, with those of `slice_estimates`
-        framing: str,                        # of the task
+        framing: str,                        # the form of the task
     ) -> list[show.Html]:
         "The named slices beside all rows, and those found."
         cell = lambda e: show.interval(e.value, e.low, e.high) if e and e.value is not None else "not known"

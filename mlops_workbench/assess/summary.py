@@ -14,6 +14,7 @@ import polars as pl
 
 from .assessment import Assessment
 from .certify import Certificate
+from .means import promised
 from ..core import show
 
 # %% ../../nbs/api/3_assess/05a_summary.ipynb #246f29d7
@@ -26,6 +27,7 @@ def worth_its_cost(
     ends = lambda r: show.interval(r["difference"], r["difference_low"], r["difference_high"])
     for r in others:
         if r["difference_low"] == r["difference_high"] == 0: return f"It is the {r['model']} model: nothing else has a part in it."
+        if r["difference_high"] < 0: return f"It is not worth its cost: the {r['model']} model surely loses less, by {show.interval(-r['difference'], -r['difference_high'], -r['difference_low'])}."
         if not r["difference_low"] > 0: return f"It is not worth its cost: the {r['model']} model loses {ends(r)} more, which may be nothing."
     nearest = min(others, key=lambda r: r["difference"])
     return f"It is worth its cost: every simpler model loses surely more, the nearest ({nearest['model']}) {ends(nearest)}."
@@ -34,7 +36,7 @@ def better(
     a: Assessment,   # the evidence
 ) -> list[str]:
     "Whether the model is better than what there is, and what its decisions are worth."
-    said = [a.chosen.status_quo.sentence] if a.chosen.status_quo else ["What is decided now is not known: [task] status_quo would name its column."]
+    said = [a.chosen.status_quo.sentence] if a.chosen.status_quo else ["What is decided now is not known" + (": [task] status_quo would name its column." if a.task.form != "multilabel" else ".")]
     if a.chosen.champion: said.append(a.chosen.champion.sentence)
     said += [worth_its_cost(a.ladder.filter(~pl.col("model").str.starts_with("champion (")))] + [a.network] * bool(a.network)
     value = a.chosen.estimates.get("value")
@@ -61,9 +63,14 @@ def undecided(
     "When the model should leave the decision to somebody else."
     if a.uncertainty is None: return ["Nothing is known of how certain it is."]
     if a.uncertainty.abstention: return a.uncertainty.abstention.sentences
+    if a.task.form == "quantiles":
+        q, e = list(a.task.quantiles), a.chosen.estimates["coverage"]
+        range_ = f"a range, from the {q[0]:g} to the {q[-1]:g} quantile" if len(q) > 1 else f"all that lies up to the {q[0]:g} quantile"
+        return [f"It answers every row with {range_}. It is to hold {promised(q):.0%} of the rows, and holds {show.interval(e.value, e.low, e.high)}." + " Where the range is wide, the model knows little." * (len(q) > 1)]
     for curve in a.uncertainty.curves[:1]:
         near = min(curve.table.to_dicts(), key=lambda r: abs(r["share"] - 0.9), default=None)
-        if near and near["share"] < 1: return [f"It answers every row. If the least certain {1 - near['share']:.0%} were left to others, the {curve.loss} would be {show.interval(near['risk'], near['low'], near['high'])} instead of {show.number(curve.all_rows)}: [assess] abstain_capacity or abstain_risk asks for that."]
+        asks = ": [assess] abstain_capacity or abstain_risk asks for that" if a.task.form == "binary" else ""
+        if near and near["share"] < 1: return [f"It answers every row. If the least certain {1 - near['share']:.0%} were left to others, the {curve.loss} would be {show.interval(near['risk'], near['low'], near['high'])} instead of {show.number(curve.all_rows)}{asks}."]
     return ["It answers every row."]
 
 # %% ../../nbs/api/3_assess/05a_summary.ipynb #12010e90

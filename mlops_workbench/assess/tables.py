@@ -22,8 +22,9 @@ def frames(
     "Every table of the assessment by name, in full precision."
     given: dict[str, Any] = {"confidence": a.settings.confidence}
     found = {"performance": a.performance, "ladder": a.ladder, "calibration": a.calibration}
-    if a.task.framing == "regression": found["residuals"] = residuals(a.labels, a.scores, **given)
-    else: found |= {"classes": by_class(a.labels, a.chosen.decisions, a.task.classes, **given), "confusion": confusion(a.labels, a.chosen.decisions, a.task.classes, **given)}
+    found |= a.parts
+    if a.task.form == "regression": found["residuals"] = residuals(a.labels, a.scores, **given)
+    elif a.task.form in ("binary", "multiclass", "hierarchical"): found |= {"classes": by_class(a.labels, a.chosen.decisions, a.task.classes, **given), "confusion": confusion(a.labels, a.chosen.decisions, a.task.classes, **given)}
     for name, f in a.fairness.items(): found |= {f"groups by {name}": f.groups, f"disparities by {name}": f.disparities}
     if a.chosen.status_quo: found["status quo"] = a.chosen.status_quo.table
     if a.chosen.champion: found["champion"] = a.chosen.champion.table

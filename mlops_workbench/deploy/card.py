@@ -50,7 +50,7 @@ def markdown_table(
     return "\n".join(lines + ([f"\n… and {len(rows) - limit} more rows."] if len(rows) > limit else []))
 
 # %% ../../nbs/api/5_deploy/01_card.ipynb #b6a1616f
-_SECTIONS = {"summary": "What is known of it", "performance": "Performance", "ladder": "Compared with simpler models", "calibration": "Calibration", "fairness": "By group",
+_SECTIONS = {"summary": "What is known of it", "performance": "Performance", "by_label": "By label", "by_level": "By level", "by_quantile": "By quantile", "by_range": "By range of the answer", "ladder": "Compared with simpler models", "calibration": "Calibration", "fairness": "By group",
              "candidates": "Decision rules that were considered", "gates": "Gates"}
 
 def _section(part: Any) -> str:
@@ -72,6 +72,8 @@ def _flat(facts: dict[str, Any], under: str = "") -> dict[str, Any]:
         out |= _flat(v, f"{under}{k} ") if isinstance(v, dict) else {under + k: ", ".join(map(str, v)) if isinstance(v, list) else v}
     return out
 
+def _form(task: dict[str, Any]) -> str: return "quantiles" if task.get("quantiles") else str(task.get("framing", ""))
+
 def _front(record: dict[str, Any]) -> str:
     "The head of the card, as YAML."
     task, kind = record["task"], "tabular-regression" if record["task"].get("framing") == "regression" else "tabular-classification"
@@ -81,7 +83,7 @@ def _front(record: dict[str, Any]) -> str:
                if isinstance(m, dict) and isinstance(v := m.get("estimate", m.get("value")), int | float)]
     dataset = str(record["lineage"].get("dataset", ""))
     result = {"task": {"type": kind}, "dataset": {"name": dataset or "unknown", "type": dataset.partition("@")[0] or "unknown"}, "metrics": metrics}
-    front = {"library_name": "onnx", "pipeline_tag": kind, "tags": ["tabular", "onnx", "mlops_workbench", str(task.get("framing", ""))],
+    front = {"library_name": "onnx", "pipeline_tag": kind, "tags": ["tabular", "onnx", "mlops_workbench", _form(task)],
              "model-index": [{"name": record["name"], "results": [result]}] if metrics else None}
     return yaml.safe_dump({k: v for k, v in front.items() if v}, sort_keys=False, allow_unicode=True)
 
@@ -94,7 +96,8 @@ def card(
     say = lambda value: _cell(str(value))
     classes = task.get("classes") or []
     parts = [f"# {record['name']}, version {record['version']}" if record["version"] else f"# {record['name']}",
-             f"Predicts `{task.get('target', 'the target')}`" + (f" ({', '.join(say(c) for c in classes)})" if classes else "") + f"; framing: {task.get('framing', 'unknown')}."]
+             f"Predicts `{task.get('target', 'the target')}`" + (f" ({', '.join(say(c) for c in classes[:20])}{f' and {len(classes) - 20:,} more' if len(classes) > 20 else ''})" if classes else "")
+             + f"; framing: {task.get('framing', 'unknown')}" + (f", by the quantiles {', '.join(f'{q:g}' for q in task['quantiles'])}" if task.get("quantiles") else "") + "."]
     def section(title: str, body: str) -> None:
         if body.strip(): parts.extend([f"## {title}", body])
     section("Inputs", markdown_table(record["signature"]["inputs"]) + "\n\nA missing number is NaN (null in JSON); a missing text is the empty text.")

@@ -107,11 +107,11 @@ _TRITON = {"BOOL": "TYPE_BOOL", "BYTES": "TYPE_STRING"} | {n: f"TYPE_{n}" for n 
 def metadata(
     bundle: Bundle,
 ) -> dict[str, Any]:
-    "The model's metadata, as the protocol has it; the classes are in the order of the probabilities."
+    "The model's metadata, as the protocol has it; the classes are in the order of the probabilities, the quantiles in that of the values."
     tensors = lambda found: [{k: t[k] for k in ("name", "datatype", "shape")} for t in found]
     return {"name": bundle.name, "versions": [str(bundle.version)], "platform": "onnxruntime_onnx", "inputs": tensors(bundle.inputs), "outputs": tensors(bundle.outputs),
             "parameters": {"classes": bundle.classes, "bundle": bundle.hash, "missing": "NaN for numbers, -2**63 for INT64, the empty text for BYTES, null in JSON"}
-            | ({"review": "a decision of -1 is none: `referred` says who answers"} if bundle.graph.policy.band else {})}
+            | ({"quantiles": list(bundle.graph.quantiles)} if bundle.graph.quantiles else {}) | ({"review": "a decision of -1 is none: `referred` says who answers"} if bundle.graph.policy.band else {})}
 
 def config(
     bundle: Bundle,

@@ -82,7 +82,7 @@ def paired_differences(
     if "value" in a.table.columns:   # two classes
         each["brier"] = [(p - labels) ** 2 for p in (before, after)]
         found["auc"] = auc_difference(labels, after, before, weights=weights, confidence=confidence)
-    if labels.dtype.kind == "i": each["accuracy"] = [(d.table["decision"].to_numpy() == labels).astype(float) for d in (a, b)]
+    if labels.dtype.kind == "i" and labels.ndim == 1: each["accuracy"] = [(d.table["decision"].to_numpy() == labels).astype(float) for d in (a, b)]
     if "value" in a.table.columns and "value" in b.table.columns and a.task and b.task and (a.task.value, a.task.amount) == (b.task.value, b.task.amount): each["value"] = [d.table["value"].to_numpy() for d in (a, b)]
     for name, (x, y) in each.items():
         w = None if name == "value" else weights   # values count every row alike

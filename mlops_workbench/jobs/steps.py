@@ -21,15 +21,16 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from ..assess.assessment import ASSESSED, Assessment, assess_predictions, assess_scores, plain
+from ..assess.assessment import Assessment, assess_predictions, assess_scores, plain
 from ..assess.doubts import doubts_html, idle_columns, label_doubts, twins_across, without
+from ..assess.evidence import sensitive_groups
 from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
 from ..assess.learning import Learning, fast_linear, fast_trees, learning_curve
 from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
 from ..assess.tables import write_tables
-from ..assess.trust import Trust, examine
+from ..assess.trust import Trust, examine, leading_output
 from ..assess.slices import read_slices
 from ..core import show
 from ..core.errors import GateError, NotFoundError, WorkbenchError
@@ -42,7 +43,6 @@ from ..data.table import read_table
 from ..deploy.bundle import Bundle, build_bundle, load_bundle
 from ..deploy.registry import Registry
 from ..deploy.score import Scored, score_file
-from ..model.framing import require_framing
 from .champion import champion_answers
 from ..model.graph import Graph, to_onnx
 from ..model.network import Labelled
@@ -304,16 +304,13 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     run.input("file", data)
     run.input("model", model, bundle.ref, hash=bundle.hash)
     task = Task.from_json(json.dumps(bundle.task))
-    require_framing(task, ASSESSED, what="the assessment")
     frame = task.labelled(read_table(data, missing=settings.data.missing, derive=task.derived))
-    outputs = bundle.predict(frame)
-    scores = outputs["value"].to_numpy() if task.framing == "regression" else outputs.select(f"probability_{c}" for c in task.classes).to_numpy()
-    if task.framing == "binary": scores = scores[:, 1]
+    scores = bundle.predict(frame).select(bundle.graph.scores).to_numpy()
+    if task.form in ("binary", "regression"): scores = scores[:, -1]
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
     return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
                          gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, present=present_decisions(task, frame), amounts=task.amounts(frame), run=run.id)
-
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
 def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -329,7 +326,6 @@ def explanation(
     background: int = 100, # rows that stand for "column unknown"
 ) -> Attributions:
     "Shapley values of a sample of rows, in log-odds for classes and in the target's unit for numbers."
-    require_framing(found.task, ASSESSED, what="the explanation")
     rows, others, _ = _chosen(run, found, background)
     features = found.predictor.features
     x = features.transform(found.frame)
@@ -346,7 +342,9 @@ def examination(
 ) -> Trust:
     "How far the values can be trusted, which way the leading columns work and which count together, and what would turn a typical refusal."
     rows, against, others = _chosen(run, found, background)
-    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=next(iter(found.task.sensitive), ""), fixed=assessment.settings.fixed,
+    by_slice = {f"slice {s.name}": np.where(s.mask(found.task.blanked(found.frame), strict=False)[rows], "inside", "outside") for s in assessment.sliced.named.values()}
+    groups = {name: of[rows] for name, of in sensitive_groups(found.frame.select(found.task.sensitive)).items()} | by_slice
+    return examine(found.predictor, found.frame, attributions, rows=rows, background=against, others=others, policy=assessment.policy, groups=groups, fixed=assessment.settings.fixed,
                    confidence=assessment.settings.confidence, seed=found.task.seed)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #7af394db
@@ -357,9 +355,10 @@ def explained(
 ) -> show.Html:
     "The importance of the columns, the way to the answer of typical rows, and how far all that can be trusted."
     task, n = assessment.task, len(attributions.values)
-    moved = "the log-odds of each class" if task.framing == "multiclass" else f"the prediction of {task.target}" if task.framing == "regression" else f"the log-odds of {task.target} = {task.positive}"
+    each, names = {"multilabel": "label", "quantiles": "quantile"}.get(task.form, "class"), [f"{q:g}" for q in task.quantiles] or task.classes
+    moved = {"binary": f"the log-odds of {task.target} = {task.positive}", "regression": f"the prediction of {task.target}", "quantiles": f"each quantile of {task.target}"}.get(task.form, f"the log-odds of each {each}")
     said = f"{f'All {n:,} rows' if n >= assessment.n else f'{n:,} rows, drawn at random,'} are explained: each value says how far a column moved {moved}. Whiskers are intervals on the left, two standard errors in single rows."
-    return show.stack([show.note(said), importance_figure(attributions, classes=task.classes, seed=task.seed, confidence=assessment.settings.confidence),
+    return show.stack([show.note(said), importance_figure(attributions, classes=names, each=each, seed=task.seed, confidence=assessment.settings.confidence),
                        *cases(assessment, attributions), *([trust] if trust else [])])
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #7764f25a
@@ -367,11 +366,12 @@ def cases(
     assessment: Assessment,       # from `evidence`
     attributions: Attributions,   # from `explanation`
 ) -> list[show.Html]:
-    "A figure for each typical row; of a task with several classes, for the class that the row most probably has."
+    "A figure for each typical row; of a task with several classes, for the class that the row most probably has; of labels or quantiles, for the one that stands for all."
     outputs, task, policy = attributions.outputs, assessment.task, assessment.policy
-    if outputs.ndim == 1:
-        threshold = float(np.log(policy.threshold / (1 - policy.threshold))) if task.framing == "binary" and 0 < policy.threshold < 1 else None
-        return [waterfall_figure(attributions, i, title=what) for what, i in typical_rows(outputs, threshold=threshold).items()]
+    if outputs.ndim == 1 or task.form in ("multilabel", "quantiles"):
+        k, name = leading_output(task, outputs) if outputs.ndim == 2 else (0, "")
+        one, threshold = attributions.of(k), float(np.log(policy.threshold / (1 - policy.threshold))) if policy.kind in ("threshold", "by_group", "labels") and 0 < policy.threshold < 1 else None
+        return [waterfall_figure(one, i, title=f"{what} of {name}" if name else what) for what, i in typical_rows(one.outputs, threshold=threshold).items()]
     best = outputs.argmax(1)
     return [waterfall_figure(attributions.of(int(best[i])), i, title=f"{what}: {task.classes[best[i]]}") for what, i in typical_rows(outputs).items()]
 
@@ -392,15 +392,16 @@ def doubts(
     twins = twins_across(frame, task.features, side, tested=np.isin(np.arange(len(frame)), at))
     place = np.zeros(len(frame), np.int64)
     place[at] = np.arange(len(at))
-    cost = {name: without(labels, scores, place[rows["row"].to_numpy()], task.framing, **aim) for name, rows in (("labels", doubtful), ("twins", twins)) if rows is not None}
+    form = task.aim["framing"]
+    cost = {name: without(labels, scores, place[rows["row"].to_numpy()], form, **aim) for name, rows in (("labels", doubtful), ("twins", twins)) if rows is not None}
     every = task.labels(frame)
-    same = float((every[twins["row"].to_numpy()] == every[twins["twin"].to_numpy()]).mean()) if len(twins) and task.classes else None
+    same = float((every[twins["row"].to_numpy()] == every[twins["twin"].to_numpy()]).reshape(len(twins), -1).all(axis=1).mean()) if len(twins) and task.classes else None
     some = np.sort(np.random.default_rng(task.seed).permutation(len(at))[:most])
-    idle = idle_columns(found.predictor.predict, frame[at[some]], labels[some], task.features[:200], task.framing, seed=task.seed, confidence=assessment.settings.confidence, **aim)
+    idle = idle_columns(found.predictor.predict, frame[at[some]], labels[some], task.features[:200], form, seed=task.seed, confidence=assessment.settings.confidence, **aim)
     (run.folder / "tables").mkdir(exist_ok=True)
     for name, rows in (("doubtful labels", doubtful), ("twins", twins), ("columns dealt anew", idle)):
         if rows is not None: rows.write_csv(run.folder / "tables" / f"{name.replace(' ', '_')}.csv")
-    return doubts_html(doubtful, twins, idle, n=len(labels), losses=cost, same=same)
+    return doubts_html(doubtful, twins, idle, n=len(labels), losses=cost, same=same, each=len(task.classes) if form == "multilabel" else 1)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #85078ec8
 def subject(
@@ -410,7 +411,8 @@ def subject(
 ) -> str:
     "What was assessed, and on which rows, in a sentence."
     task, inputs = assessment.task, {i["kind"]: i for i in run.reported["inputs"]}
-    answers = f"{task.target} ({task.framing}{': ' + ', '.join(task.classes) if 0 < len(task.classes) <= 5 else ''})"
+    parts = task.classes if len(task.classes) <= 5 else ()
+    answers = f"{task.target} ({task.form}{': ' * bool(parts or task.quantiles)}{', '.join(parts or map(str, task.quantiles))})"
     if found: return f"Assessed: the model of {found.run}, which predicts {answers} from {len(task.features)} columns, on {found.dataset}: {assessment.scheme}."
     return f"Assessed: {inputs['model']['version']}, which predicts {answers}, on {inputs['file']['ref']}: {assessment.scheme}."
 
@@ -573,10 +575,13 @@ def answers(
 ) -> show.Html:
     "The first answers, how they are distributed, and how many rows got which decision; read lazily, for there may be many."
     found = pl.scan_parquet(scored.out) if scored.out.endswith(".parquet") else pl.scan_csv(scored.out)
-    numbers = [c for c in scored.columns if c == "value" or c.startswith("probability")]
+    numbers = [c for c in scored.columns if c == "value" or c.startswith(("value_", "probability_"))]
     rows = [{"answer": c, "rows": scored.rows, **found.select(
         mean=pl.col(c).mean(), lowest=pl.col(c).min(), **{f"{q:.0%}": pl.col(c).quantile(q) for q in (0.25, 0.5, 0.75)}, highest=pl.col(c).max()).collect().row(0, named=True)} for c in numbers]
     parts = [show.table(found.head(10).collect(), caption="The first ten rows, in the file's order"), show.table(rows, caption="Distribution of the answers", names={c: c for c in rows[0]})]
+    if given := [c for c in scored.columns if c.startswith("decision_")]:
+        counts = found.select(pl.col(given).sum()).collect().row(0)
+        parts.append(show.table([{"label": c.removeprefix("decision_"), "rows": n, "share": n / max(scored.rows, 1)} for c, n in zip(given, counts)], caption="Labels given", limit=100))
     if "decision" in scored.columns:
         made = found.group_by("decision").agg(rows=pl.len()).sort("rows", descending=True).collect()
         parts.append(show.table([{"decision": str(r["decision"]), "rows": r["rows"], "share": r["rows"] / max(scored.rows, 1)} for r in made.to_dicts()], caption="Decisions", limit=20))

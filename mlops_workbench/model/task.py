@@ -292,6 +292,7 @@ def frame_task(
             if c: column_of(frame, c, role)
     for c in columns:
         if c in settings.sensitive: raise InputError(f"the target {c!r} is also sensitive", where="settings.ini, [task] sensitive", remedy="name the groups, not the outcome")
+    if settings.status_quo and framing == "multilabel": raise InputError("a present decision is compared where a row has one answer, and this task has several labels", where="settings.ini, [task] status_quo", remedy="leave it out")
     notes, there = [], present(frame, columns)
     if not there.all():
         notes.append(f"{(~there).sum():,} of {len(frame):,} rows have no {target!r} and are left out")

