@@ -23,16 +23,18 @@ from .evidence import Evidence, Fairness, check_answers, choose, gather, sensiti
 from .fairness import DISPARITIES, group_names, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
 from .ladder import calibration, calibration_figure, compare, ladder_figure, roc_figure
+from .learning import Learning
 from .levels import performance_by_level
 from .means import constant_scores, losses, promised
-from .metrics import Estimate
+from .metrics import Estimate, wilson
 from .mitigate import UNMITIGATED, Candidate, Limit, candidates_figure, candidates_table, fit_policies, frontier
 from .parts import by_label, by_quantile, by_range
 from .retrain import Other, check_mitigations, other_candidates
 from .proxies import TOGETHER, proxies
 from .operating import Condition, OperatingPoint, disagreements, operating_point, read_conditions
+from .rivals import Rival, network_worth
 from .slices import Sliced
-from .value import value_curve, value_figure, value_table
+from .value import outcome_values, value_curve, value_figure, value_table
 from ..core import show
 from ..core.errors import InputError, SettingsError, nearest
 from ..core.settings import AssessSettings
@@ -69,6 +71,10 @@ class Assessment:
     proxies: dict[str, pl.DataFrame] = field(default_factory=dict)   # sensitive column -> how well the features tell it
     uncertainty: Uncertainty | None = None   # coverage, risk against coverage, and the band in which it does not decide
     constant: np.ndarray | None = None       # [n] or [n, k] scores of the constant model
+    amounts: np.ndarray | None = None        # [n] by which the rows' values are multiplied
+    weights: np.ndarray | None = None        # [n] of the rows, for performance
+    network: str = ""                        # whether the network is worth its cost, in a sentence; where one was tried
+    learning: Learning | None = None         # how the loss falls with the rows to learn from
 
     @property
     def reason(self) -> str:
@@ -140,6 +146,12 @@ class Assessment:
     ) -> show.Html:
         "That part of a report, its tables and figures in reading order; where there is nothing to show, why."
         return show.stack(_SECTIONS[name](self))
+
+    def rows(self) -> pl.DataFrame:
+        "What was decided about each row: label, score, decision, of two classes what the decision was worth, and its weight where it has one."
+        found = pl.DataFrame({"label": self.labels, "score": self.scores, "decision": self.chosen.decisions})
+        if self.task.framing == "binary": found = found.with_columns(value=pl.Series(outcome_values(self.labels, self.chosen.decisions, worth_of(self.task), amounts=self.amounts)))
+        return found if self.weights is None else found.with_columns(weight=pl.Series(self.weights))
 
     def to_json(self) -> dict[str, Any]:
         "The numbers with their intervals and sample sizes as plain JSON; rows, scores and decisions are left out."
@@ -225,10 +237,10 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
                                       for r in a.calibration.to_dicts()], caption="Calibration, by " + ("quantile: the share of rows at or below it" if a.task.form == "quantiles" else "bins of the score" + ", each label of a row by itself" * (a.task.form == "multilabel")))}
     out |= _detail_tables(a)
     if a.task.framing == "binary":
-        worth = value_table(a.labels, {e.name: e.decisions for e in a.evidence}, worth_of(a.task), confidence=a.settings.confidence, seed=a.seed)
+        worth = value_table(a.labels, {e.name: e.decisions for e in a.evidence}, worth_of(a.task), amounts=a.amounts, confidence=a.settings.confidence, seed=a.seed)
         out["value"] = show.table([{"decisions": r["decisions"], "value of 1,000": show.interval(r["per_1000"], r["low"], r["high"])}
                                    | {k: r[k] for k in ("n", "selection_rate", "tp", "fp", "fn", "tn")} for r in worth.to_dicts()],
-                                  caption="Value, in the unit of the task's value_tp, value_fp, value_fn and value_tn")
+                                  caption="Value, in the unit of the task's value_tp, value_fp, value_fn and value_tn" + f" times {a.task.amount}" * bool(a.task.amount))
     if a.chosen_at and a.limit_column: out |= _fairness_tables(a.evidence[0], [a.limit_column], ", unmitigated")
     out |= _fairness_tables(a.chosen, list(a.fairness), "")
     if a.offered: out["candidates"] = _candidates(a)
@@ -243,9 +255,9 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
 def _detail_tables(a: Assessment) -> dict[str, show.Html]:
     "Where the decisions err: by class, label, level, quantile or range; what is done now beside them; the operating point."
     out = {name: f(a) for name, f in _DETAILS[a.task.form].items()}
-    if now := a.chosen.status_quo:
-        out["status quo"] = show.table([{"": r["measure"], "now": r["now"], "this model": r["model"], "difference": show.interval(r["difference"], r["low"], r["high"])} for r in now.table.to_dicts()],
-                                       caption=f"Beside what is done now ({now.column}), on {now.n:,} rows")
+    for name, now, called in (("status quo", a.chosen.status_quo, "what is done now"), ("champion", a.chosen.champion, "the model that is deployed")):
+        if now: out[name] = show.table([{"": r["measure"], "now": r["now"], "this model": r["model"], "difference": show.interval(r["difference"], r["low"], r["high"])} for r in now.table.to_dicts()],
+                                       caption=f"Beside {called} ({now.column}), on {now.n:,} rows")
     if isinstance(a.operating, OperatingPoint):
         found = {f"threshold keeping {', '.join(map(str, a.operating.conditions))}": show.number(a.operating.threshold)} | {k: show.interval(e.value, e.low, e.high) for k, e in a.operating.estimates.items()}
         out["operating point"] = show.table([{"": k, "on these rows": v} for k, v in found.items()], caption=f"The operating point: {a.operating.note}")
@@ -279,7 +291,7 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
         out["roc"] = (partial(roc_figure, a.labels, {"this model": a.scores}), "The ROC curve of this model.")
         out["precision and recall"] = (partial(precision_recall_figure, a.labels, {"this model": a.scores}), "Precision against recall of this model.")
         marks = {e.name: e.policy.threshold for e in a.evidence if e.policy.kind == "threshold"}
-        curve = value_curve(a.labels, a.scores, worth_of(a.task))
+        curve = value_curve(a.labels, a.scores, worth_of(a.task), amounts=a.amounts)
         out["value"] = (partial(value_figure, curve, marks), "The value of 1,000 decisions at every threshold, with the candidates' thresholds.")
     if a.task.form == "regression":
         out["residuals"] = (partial(residuals_figure, residuals(a.labels, a.scores, confidence=a.settings.confidence)), "The mean residual by range of the prediction, with intervals, and the mean absolute one.")
@@ -301,10 +313,17 @@ def _performance(a: Assessment) -> list[show.Html]:
     tables, pictures = a.tables(), a.pictures()
     drawn = [pictures[t] for t in ("roc", "precision and recall", "residuals", "calibration") if t in pictures]
     side = show.Html('<div style="display:flex;flex-wrap:wrap;gap:12px">' + "".join(p.markup for p in drawn) + "</div>", "\n".join(map(repr, drawn)))
-    now = [show.note(a.chosen.status_quo.sentence), tables["status quo"]] if a.chosen.status_quo else []
+    now = [part for name, x in (("status quo", a.chosen.status_quo), ("champion", a.chosen.champion)) if x for part in (show.note(x.sentence), tables[name])]
     least = [show.note(f"Of no use as asked: {a.operating}.", "warn")] if isinstance(a.operating, str) else [tables["operating point"]] if a.operating else []
-    return [tables["performance"], *now, tables["ladder"], *(show.note(s, "warn") for s in a.differ), side, *(tables[t] for t in _DETAILS[a.task.form]),
-            show.folded("Calibration, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *least]
+    return [tables["performance"], *now, tables["ladder"], *([show.note(a.network)] if a.network else []), *(show.note(s, "warn") for s in a.differ), side, *(tables[t] for t in _DETAILS[a.task.form]),
+            show.folded("Calibration, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *least, *_room(a), *([a.learning.shown()] if a.learning else [])]
+
+def _room(a: Assessment) -> list[show.Html]:
+    "How far the chosen policy's decisions keep to the task's capacity, where it has one."
+    if a.task.framing != "binary" or a.task.capacity == 1: return []
+    low, high = (1000 * float(v) for v in wilson((a.chosen.decisions == 1).sum(), a.n, confidence=a.settings.confidence))
+    said = f"There is room for {1000 * a.task.capacity:,.4g} positive decisions in 1,000 rows; {a.chosen.name} made {show.interval(1000 * float((a.chosen.decisions == 1).mean()), low, high)} in 1,000, on {a.n:,} rows."
+    return [show.note(said, "warn" if low > 1000 * a.task.capacity else "")]
 
 def _fairness(a: Assessment) -> list[show.Html]:
     if not a.fairness: return [show.note("No column is named as sensitive in the settings, so nothing was compared between groups.", "warn")]
@@ -342,7 +361,11 @@ def _limits_in_training(a: Assessment) -> str:
 def _uncertain(a: Assessment) -> list[show.Html]:
     return uncertainty_parts(a.uncertainty) if a.uncertainty else []
 
-_SECTIONS = {"performance": _performance, "slices": lambda a: a.sliced.shown(a.chosen.estimates, a.task.form), "fairness": _fairness, "candidates": _offered, "uncertainty": _uncertain}
+def _slices(a: Assessment) -> list[show.Html]:
+    alike = f"The weights of {a.task.weight} count in the performance and in the metrics of named slices. Rates by group, values and the search for slices count every row alike."
+    return a.sliced.shown(a.chosen.estimates, a.task.form) + ([show.note(alike)] if a.task.weight else [])
+
+_SECTIONS = {"performance": _performance, "slices": _slices, "fairness": _fairness, "candidates": _offered, "uncertainty": _uncertain}
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #afb252d2
 def plain(
@@ -365,7 +388,8 @@ def _json(a: Assessment) -> dict[str, Any]:
         "confidence": a.settings.confidence, "replicates": a.settings.bootstrap, "seed": a.seed, "chosen": a.chosen.name,
         "held_back": [x.gate for x in a.held_back], "reason": a.reason, "policy": json.loads(a.policy.to_json()), "notes": a.notes,
         "performance": a.performance, "ladder": a.ladder, "calibration": a.calibration, "estimates": a.chosen.estimates,
-        "status_quo": a.chosen.status_quo, "operating_point": a.operating, "loss_and_value_differ": a.differ,
+        "worth": {"values": worth_of(a.task), "amount": a.task.amount, "capacity": a.task.capacity} if a.task.framing == "binary" else None,
+        "status_quo": a.chosen.status_quo, "champion": a.chosen.champion, "network": a.network, "learning": a.learning.to_json() if a.learning else None, "operating_point": a.operating, "loss_and_value_differ": a.differ,
         **{f"by_{name.removesuffix('s')}": table for name, table in a.parts.items()},
         **({"residuals": residuals(a.labels, a.scores)} if a.task.form == "regression" else {"classes_found": by_class(a.labels, a.chosen.decisions, a.task.classes)} if a.task.form in ("binary", "multiclass", "hierarchical") else {}),
         "slices": a.sliced.to_json(a.chosen.estimates), "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
@@ -383,26 +407,33 @@ def _limit_from(gates: Sequence[Gate], columns: Sequence[str]) -> tuple[Limit, s
     column = columns[0] if columns else ""
     return Limit(), column, f"no gate limits a disparity: the candidates are fitted to {Limit()} by {column}" if column else ""
 
-def _model_scores(predictions: pl.DataFrame, task: Task, weights: np.ndarray | None) -> dict[str, np.ndarray]:
-    "The models of the ladder by name, the simplest first, this model last."
+def _model_scores(predictions: pl.DataFrame, task: Task, weights: np.ndarray | None, rival: Rival | str | None = None) -> dict[str, np.ndarray]:
+    "The models of the ladder by name, the simplest first, then the champion, this model last."
     found = {f"score_{n}": n for n in ("constant", "linear", "trees", "network")}
     models = {n: predictions[c].to_numpy() for c, n in found.items() if c in predictions.columns and not predictions[c].null_count()}
     if "constant" not in models:
         models = {"constant": constant_scores(predictions["label"].to_numpy(), **task.aim, classes=len(task.classes), weights=weights)} | models
+    if isinstance(rival, Rival): models |= {rival.name: rival.scores}
     return models | {"this model": predictions["score"].to_numpy()}
 
 def _conditions(task: Task, settings: AssessSettings) -> list[Condition]:
     "What the settings ask of the operating point; an error where the task has none."
     if settings.operating and task.framing != "binary":
         raise SettingsError(f"an operating point is a threshold between two classes, and this task is {_called(task)}", where="settings.ini, [assess] operating", remedy="leave it out")
-    return read_conditions(settings.operating)
+    room = [Condition("selection_rate", "<=", task.capacity)] if task.framing == "binary" and task.capacity < 1 else []
+    return room + read_conditions(settings.operating)
 
-def _thresholds(task: Task, labels: np.ndarray, models: Mapping[str, np.ndarray], ladder: pl.DataFrame, conditions: list[Condition], options: dict[str, Any]) -> dict[str, Any]:
+def _thresholds(task: Task, labels: np.ndarray, models: Mapping[str, np.ndarray], ladder: pl.DataFrame, conditions: list[Condition], amounts: np.ndarray | None, options: dict[str, Any]) -> dict[str, Any]:
     "Of a binary task the operating point, where conditions ask for one, and where loss and value disagree."
     if task.framing != "binary": return {}
     worth = worth_of(task)
-    point = operating_point(labels, models["this model"], worth, conditions=conditions, **options) if conditions else None
-    return {"operating": point, "differ": disagreements(labels, models, worth, ladder, **options)}
+    point = operating_point(labels, models["this model"], worth, conditions=conditions, amounts=amounts, **options) if conditions else None
+    return {"operating": point, "differ": disagreements(labels, models, worth, ladder, amounts=amounts, capacity=task.capacity, **options), "amounts": amounts}
+
+def _asked(gates: Sequence[Gate], rival: Rival | str | None) -> tuple[list[Gate], list[str]]:
+    "The gates that can be asked, and a note on those that cannot while nothing else is deployed."
+    left = [g.name for g in gates if g.key == "gain(champion)" and rival is None]
+    return [g for g in gates if g.name not in left], [f"gates not asked, since no other model is champion: {', '.join(left)}"] if left else []
 
 def _array(column: pl.Series) -> Any:
     return column.to_list() if column.dtype == pl.List else column.to_numpy()
@@ -417,7 +448,6 @@ def _check(task: Task, predictions: pl.DataFrame, sensitive: pl.DataFrame, **mor
     if task.framing == "binary" and len(predictions) < 2: raise InputError("there is 1 prediction, and thresholds are fitted to other rows than they decide on", where="predictions", remedy="pass two or more")
     return predictions.with_columns(pl.Series("label", found["score"][0]), *(pl.Series(c, s) for c, (_, s) in found.items()))
 
-
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #db04cf89
 def assess_predictions(
     task: Task,                               # what is predicted and what it is worth
@@ -430,6 +460,9 @@ def assess_predictions(
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
     present: np.ndarray | None = None,        # [n] what is decided now, from `present_decisions`
+    amounts: np.ndarray | None = None,        # [n] that a row's value is multiplied by, from `Task.amounts`
+    rival: Rival | str | None = None,         # the champion's answers on these rows, or why there are none; None: there is no champion
+    seconds: Mapping[str, float] | None = None,   # family -> seconds it was trained in the search
     others: Callable[[str, Limit], Sequence[Other]] | None = None,   # gives other models' answers to these rows, for the column and the limit that the candidates are fitted to
     small: int = 30,                          # groups with fewer rows are left out of differences
     seed: int | None = None,                  # of the draws; the task's when None
@@ -442,10 +475,12 @@ def assess_predictions(
     groups = sensitive_groups(sensitive)
     rules = read_gates(gates or {}, framing=task.form, columns=[*groups, *(f"slice:{s}" for s in slices or {})])
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
-    labels, models, notes = predictions["label"].to_numpy(), _model_scores(predictions, task, weights), []
+    rules, notes = _asked(rules, rival)
+    notes += [rival] if isinstance(rival, str) else []
+    labels, models = predictions["label"].to_numpy(), _model_scores(predictions, task, weights, rival)
     scores, folds = models["this model"], predictions["fold"].to_numpy() if "fold" in predictions.columns else np.full(len(predictions), -1)
     sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
-    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "small": small, "slices": sliced.inside, **options}
+    given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "amounts": amounts, "rival": rival, "small": small, "slices": sliced.inside, **options}
     candidates, beside, limit, column, doubts = [], [], None, "", {}
     doubt_of = partial(measure_uncertainty, labels, scores, framing=task.aim["framing"], wish=wish, folds=folds, groups=groups, small=small, value=worth_of(task) if task.framing == "binary" else None, **options)
     def piece(name: str, policy: Policy, decisions: np.ndarray, **more: Any) -> Evidence:
@@ -455,7 +490,7 @@ def assess_predictions(
     if task.framing == "binary":
         limit, column, note = _limit_from(rules, list(groups))
         notes += [note] if note else []
-        candidates, beside = _mitigated(task, labels, scores, groups, sensitive, folds, limit, column, settings, others, small=small, **options)
+        candidates, beside = _mitigated(task, labels, scores, groups, sensitive, folds, limit, column, settings, others, amounts=amounts, capacity=task.capacity, small=small, **options)
         evidence = [piece(c.name, c.policy, c.decisions, price=None if c.name == UNMITIGATED else c.price) for c in candidates]
     else:
         policy = usual_policy(task)
@@ -468,7 +503,8 @@ def assess_predictions(
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, _scheme(folds), len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
-                      settings, seed, run, notes, sliced=sliced, others=beside, proxies=_proxies(task, sensitive, rows, seed, settings), uncertainty=doubt, constant=models["constant"], **_thresholds(task, labels, models, ladder, conditions, options))
+                      settings, seed, run, notes, sliced=sliced, others=beside, proxies=_proxies(task, sensitive, rows, seed, settings), uncertainty=doubt, constant=models["constant"], weights=weights,
+                      network=network_worth(labels, models, task.aim, seconds=seconds, weights=weights, **options), **_thresholds(task, labels, models, ladder, conditions, amounts, options))
 
 def _mitigated(task: Task, labels: np.ndarray, scores: np.ndarray, groups: Mapping[str, np.ndarray], sensitive: pl.DataFrame, folds: np.ndarray, limit: Limit, column: str, settings: AssessSettings,
                others: Callable[[str, Limit], Sequence[Other]] | None, **options: Any) -> tuple[list[Candidate], list[Candidate]]:
@@ -536,6 +572,7 @@ def assess_scores(
     settings: AssessSettings | None = None,   # confidence and bootstrap draws
     weights: np.ndarray | None = None,        # [n] of the rows, for performance
     present: np.ndarray | None = None,        # [n] what is decided now, from `present_decisions`
+    amounts: np.ndarray | None = None,        # [n] that a row's value is multiplied by, from `Task.amounts`
     small: int = 30,                          # groups with fewer rows are left out of differences
     seed: int | None = None,                  # of the draws; the task's when None
     run: str = "",                            # the run that asks
@@ -558,11 +595,12 @@ def assess_scores(
     price = Estimate(None, n=len(labels), note="no candidates were fitted")
     doubt = measure_uncertainty(labels, scores, decisions, task.aim["framing"], policy=policy, groups=groups, small=small, value=worth_of(task) if task.framing == "binary" else None, **options)
     piece = gather(task, labels, scores, groups, rules, name="the deployed policy", policy=policy, decisions=decisions, price=price, weights=weights,
-                   present=present, small=small, slices=sliced.inside, more=_certain(doubt, labels, decisions, task, groups, settings), **options)
+                   present=present, amounts=amounts, small=small, slices=sliced.inside, more=_certain(doubt, labels, decisions, task, groups, settings), **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
     at, reasons = choose([piece])
     notes = [f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else []
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced,
-                      notes=notes + _banded(doubt, rules), proxies=_proxies(task, sensitive, rows, seed, settings), uncertainty=doubt, constant=models["constant"], **_thresholds(task, labels, models, ladder, conditions, options))
+                      notes=notes + _banded(doubt, rules), proxies=_proxies(task, sensitive, rows, seed, settings), uncertainty=doubt, constant=models["constant"], weights=weights,
+                      **_thresholds(task, labels, models, ladder, conditions, amounts, options))

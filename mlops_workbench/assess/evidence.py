@@ -21,6 +21,7 @@ from .levels import hierarchical_performance
 from .metrics import Estimate, performance
 from .parts import middle_of
 from .mitigate import UNMITIGATED, Candidate
+from .rivals import Rival, beside_rival
 from .status_quo import StatusQuo, beside_status_quo
 from .slices import slice_estimates
 from .value import mean_value
@@ -94,6 +95,7 @@ class Evidence:
     estimates: dict[str, Estimate]   # everything a gate may ask for
     answers: list[Answer]            # of the gates
     status_quo: StatusQuo | None = None   # these decisions beside the present ones
+    champion: StatusQuo | None = None     # and beside those of the champion
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #c1a0a6c5
 def sensitive_groups(
@@ -179,6 +181,8 @@ def gather(
     slices: Mapping[str, np.ndarray] | None = None,   # name -> bool [n]: its rows
     constant: np.ndarray | None = None,  # scores of the constant model
     present: np.ndarray | None = None,   # [n] what is decided now, from `present_decisions`
+    amounts: np.ndarray | None = None,   # [n] that a row's worth is multiplied by
+    rival: Rival | str | None = None,    # the champion's answers, or why there are none
     weights: np.ndarray | None = None,   # [n] of the rows, for performance
     small: int = 30,                     # groups with fewer rows are left out of differences
     **options: Any,                      # confidence, replicates, seed
@@ -190,11 +194,13 @@ def gather(
     if task.form != "regression":
         estimates["calibration_error"] = calibration_error(calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=options["confidence"]), **options)
     if task.framing == "binary":
-        estimates["value"] = mean_value(labels, decisions, worth_of(task), **options)
+        estimates["value"] = mean_value(labels, decisions, worth_of(task), amounts=amounts, **options)
         estimates["price"] = price or Estimate(0.0, 0.0, 0.0, len(labels), "these are the unmitigated decisions")
     one = decisions[:, middle_of(task.quantiles)] if task.form == "quantiles" else decisions
-    now = None if present is None else beside_status_quo(task, labels, one, present, worth_of(task), **options)
+    now = None if present is None else beside_status_quo(task, labels, one, present, worth_of(task), amounts=amounts, **options)
     estimates["gain"] = now.gain if now else Estimate(None, n=len(labels), note="nothing is known of what is decided now")
+    champion = beside_rival(task, labels, scores, one, rival, worth_of(task), amounts=amounts, weights=weights, **options) if isinstance(rival, Rival) and task.form != "multilabel" else None
+    if rival is not None: estimates["gain(champion)"] = champion.gain if champion else Estimate(None, n=len(labels), note=rival if isinstance(rival, str) else f"the decisions of the {rival.name} are not compared")
     fairness = {}
     for column, g in groups.items():
         fairness[column], found = fairness_of(task, labels, decisions, g, column=column, scores=scores, small=small, **options)
@@ -203,7 +209,7 @@ def gather(
     for part, inside in (slices or {}).items():
         estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=[m for m in table["metric"] if m in SLICED[task.form]], decisions=decisions, constant=constant, weights=weights, aim=task.aim, **options)
     estimates |= more or {}
-    return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates], now)
+    return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates], now, champion)
 
 # %% ../../nbs/api/3_assess/04a_evidence.ipynb #d0cd6d0c
 def choose(

@@ -38,7 +38,7 @@ ALIASES = {"demographic_parity_ratio": "selection_rate_ratio", "demographic_pari
 
 def known_metrics() -> list[str]:
     "Every metric that a gate may name, those by group with `(COLUMN)`, those of a slice with `(slice:NAME)`."
-    every = [*dict.fromkeys(m for f in OVERALL.values() for m in f), *dict.fromkeys(f"{m}(COLUMN)" for f in GROUPED.values() for m in f)]
+    every = [*dict.fromkeys(m for f in OVERALL.values() for m in f), *dict.fromkeys(f"{m}(COLUMN)" for f in GROUPED.values() for m in f), "gain(champion)"]
     return every + [f"{a}(COLUMN)" for a in ALIASES] + list(dict.fromkeys(f"{m}(slice:NAME)" for f in SLICED.values() for m in f))
 
 # %% ../../nbs/api/3_assess/04_gates.ipynb #24a6021d
@@ -96,7 +96,7 @@ class Gate:
         part = re.fullmatch(r"slice\s*:\s*(.+)", column or "") if metric in sliced else None
         if part: column = f"slice:{part[1]}"
         elif metric in sliced - overall: raise SettingsError(f"{metric!r} is of a slice", where=where, remedy=f"write {metric}(slice:NAME)")
-        elif (metric in grouped) != bool(column):
+        elif (metric in grouped) != bool(column) and (metric, column) != ("gain", "champion"):
             raise SettingsError(f"{metric!r} is {'by group' if metric in grouped else 'of the whole data'}", where=where,
                                 remedy=f"write {metric}(COLUMN)" if metric in grouped else f"write {metric} without brackets{f', or {metric}(slice:NAME)' if metric in sliced else ''}")
         if (mode or "warn") not in ("warn", "block"):
@@ -158,7 +158,7 @@ def read_gates(
             raise SettingsError(f"{g.metric!r} does not fit a {framing} task", where=where, remedy=nearest(g.metric, fit))
         if of_slice and columns is not None and g.column not in columns:
             raise SettingsError(f"there is no slice {g.column[6:]!r}", where=where, remedy="add it to [slices]; " + nearest(g.column[6:], [c[6:] for c in columns if c.startswith("slice:")]))
-        if g.column and columns is not None and g.column not in columns:
+        if g.column and columns is not None and g.column not in columns and g.key != "gain(champion)":
             raise SettingsError(f"{g.column!r} is not assessed by group", where=where, remedy="add it to [task] sensitive; " + nearest(g.column, columns))
     return gates
 

@@ -18,7 +18,7 @@ import polars as pl
 
 from .fairness import DISPARITIES, MISSING, OTHER, disparities, disparity_of, draw_counts, rates
 from .metrics import Estimate, interval
-from .value import best_threshold, mean_value, value_curve
+from .value import best_threshold, check_amounts, mean_value, value_curve
 from ..core import show
 from ..core.errors import InputError, nearest
 from ..model.policy import Policy
@@ -57,6 +57,7 @@ class Grid:
     names: list[str]      # [groups]
     counts: np.ndarray    # [thresholds, groups, label, decision]
     worth: np.ndarray     # [thresholds, groups] value of all decisions
+    room: float = np.inf  # rows that may be decided positive at most
 
     @classmethod
     def of(
@@ -66,6 +67,8 @@ class Grid:
         groups: np.ndarray,           # [n] text
         value: Mapping[str, float],   # worth of one outcome: tp, fp, fn, tn
         *,
+        amounts: np.ndarray | None = None,   # [n] that a row's value is multiplied by
+        capacity: float = 1.0,        # the largest share of rows that may be decided positive
         points: int = 60,             # quantiles of each group's scores
     ) -> "Grid":
         "The grid for these rows."
@@ -73,15 +76,23 @@ class Grid:
         levels, cuts = np.unique(scores), value_curve(labels, scores, value)["threshold"].to_numpy()
         steps = np.linspace(0, 1, points)
         at = np.concatenate([np.searchsorted(levels, np.quantile(scores[code == g], steps, method="lower")) for g in range(len(names))])
-        cuts = np.unique(np.r_[cuts[np.unique(at)], cuts[[0, -1]], best_threshold(labels, scores, value)])
-        counts = np.zeros((len(cuts), len(names), 2, 2), np.int64)
+        cuts = np.unique(np.r_[cuts[np.unique(at)], cuts[[0, -1]], best_threshold(labels, scores, value, amounts=amounts, capacity=capacity)])
+        each = np.ones(len(scores)) if amounts is None else np.asarray(amounts, float)
+        counts, held = np.zeros((len(cuts), len(names), 2, 2), np.int64), np.zeros((len(cuts), len(names), 2, 2))
         for g in range(len(names)):
             for y in (0, 1):
-                mine = np.sort(scores[(code == g) & (labels == y)])
-                counts[:, g, y, 1] = len(mine) - np.searchsorted(mine, cuts, side="left")
-                counts[:, g, y, 0] = len(mine) - counts[:, g, y, 1]
-        worth = (counts * np.array([[value["tn"], value["fp"]], [value["fn"], value["tp"]]])).sum((-1, -2))
-        return cls(cuts, [str(n) for n in names], counts, worth)
+                at = np.flatnonzero((code == g) & (labels == y))
+                at = at[np.argsort(scores[at], kind="stable")]
+                below, sums = np.searchsorted(scores[at], cuts, side="left"), np.r_[0.0, np.cumsum(each[at])]
+                counts[:, g, y] = np.stack([below, len(at) - below], -1)
+                held[:, g, y] = np.stack([sums[below], sums[-1] - sums[below]], -1)
+        worth = (held * np.array([[value["tn"], value["fp"]], [value["fn"], value["tp"]]])).sum((-1, -2))
+        return cls(cuts, [str(n) for n in names], counts, worth, capacity * len(scores))
+
+    @property
+    def picked(self) -> np.ndarray:
+        "How many rows of each group [thresholds, groups] are decided positive."
+        return self.counts[..., 1].sum(-1)
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #b9ff130b
 def first_within(
@@ -118,9 +129,15 @@ def fit_common(
     confidence: float = 0.95,  # of the interval that must keep to it
 ) -> tuple[float, bool]:
     "The most valuable common threshold that keeps to the limit, or the nearest to it, and whether it does."
+    room = grid.picked.sum(1) <= grid.room
+    some = np.flatnonzero(room)   # at least the last threshold, which selects nobody
     worth = grid.worth.sum(1)
-    place, kept = first_within(grid.counts[:, counted], worth, limit, floor=max(worth[0], worth[-1]), confidence=confidence)
-    return float(grid.cuts[place]), kept
+    place, kept = first_within(grid.counts[some][:, counted], worth[some], limit, floor=_alike(worth, room), confidence=confidence)
+    return float(grid.cuts[some[place]]), kept
+
+def _alike(worth: np.ndarray, room: np.ndarray) -> float:
+    "What it is worth to say yes to all, where there is room for that, or no to all."
+    return float(worth[[0, -1]][room[[0, -1]]].max())
 
 def _windows(limit: Limit) -> tuple[np.ndarray, np.ndarray]:
     "The lower and upper ends [tightness, windows, rates] between which all rates must lie, from the limit itself to equality."
@@ -168,10 +185,11 @@ def fit_by_group(
             end = np.minimum(end, np.searchsorted(falling, -low[..., i] + 1e-12, side="right"))
         chosen[..., g] = _best_of_stretch(grid.worth[:, g])(np.minimum(first, size - 1), end)
         total += np.where(end > first, grid.worth[chosen[..., g], g], -np.inf)
+    total[np.take_along_axis(grid.picked.T, chosen.reshape(-1, len(grid.names)).T, axis=1).sum(0).reshape(total.shape) > grid.room] = -np.inf
     best = total.argmax(1)
     at = chosen[np.arange(len(best)), best][total.max(1) > -np.inf]
     if not len(at): return {grid.names[g]: fallback for g in np.flatnonzero(own)}, False
-    worth, groups, ends = grid.worth, np.arange(len(grid.names)), grid.worth.sum(1)[[0, -1]].max()
+    worth, groups, ends = grid.worth, np.arange(len(grid.names)), _alike(grid.worth.sum(1), grid.picked.sum(1) <= grid.room)
     place, kept = first_within(grid.counts[at, groups][:, counted], worth[at, groups].sum(1), limit, floor=ends, confidence=confidence)
     return {grid.names[i]: float(grid.cuts[at[place, i]]) for i in np.flatnonzero(own)}, kept
 
@@ -220,6 +238,8 @@ def fit_policies(
     value: Mapping[str, float],            # worth of one outcome: tp, fp, fn, tn
     column: str,                           # the name of the sensitive column
     limit: Limit = Limit(),  # noqa: B008  # what the disparity must keep to
+    amounts: np.ndarray | None = None,     # [n] that a row's value is multiplied by
+    capacity: float = 1.0,                 # the largest share of rows that may be decided positive
     threshold: float | None = None,        # the unmitigated threshold; the most valuable when None
     own_thresholds: bool = True,           # whether thresholds by group are offered
     small: int = 30,                       # groups with fewer rows are neither compared nor given a threshold
@@ -232,15 +252,16 @@ def fit_policies(
     if folds is None or len(set(np.asarray(folds).tolist())) < 2: folds = make_folds(labels, groups, seed=seed)
     sizes = dict(zip(*np.unique(groups, return_counts=True)))
     large = {str(g) for g, n in sizes.items() if n >= small}
+    each = np.ones(len(labels)) if amounts is None else check_amounts(amounts, len(labels))
     fit = partial(_fit, value=value, column=column, limit=limit, threshold=threshold, large=large, own_thresholds=own_thresholds,
-                  confidence=(1 + confidence) / 2)
-    final = fit(labels, scores, groups)
+                  confidence=(1 + confidence) / 2, capacity=capacity)
+    final = fit(labels, scores, groups, each)
     decided = {name: np.zeros(len(labels), np.int64) for name in final}
     for k in np.unique(folds):
         rest, here = folds != k, folds == k
-        for name, (policy, _) in fit(labels[rest], scores[rest], groups[rest]).items():
+        for name, (policy, _) in fit(labels[rest], scores[rest], groups[rest], each[rest]).items():
             decided[name][here] = policy.decide(scores[here], groups[here])
-    known: dict[str, Any] = {"against": decided[UNMITIGATED], "value": value, "limit": limit, "small": small, "confidence": confidence, "replicates": replicates, "seed": seed}
+    known: dict[str, Any] = {"against": decided[UNMITIGATED], "value": value, "amounts": amounts, "limit": limit, "small": small, "confidence": confidence, "replicates": replicates, "seed": seed}
     return [judged(name, policy, labels, decided[name], groups, note=partial(_note, name, policy, limit, fitted), **known) for name, (policy, fitted) in final.items()]
 
 def judged(
@@ -252,6 +273,7 @@ def judged(
     *,
     against: np.ndarray,        # [n] the unmitigated decisions
     value: Mapping[str, float], # worth of one outcome: tp, fp, fn, tn
+    amounts: np.ndarray | None = None,   # [n] that a row's value is multiplied by
     limit: Limit,               # what the disparity must keep to
     note: Callable[[bool, Estimate], str],   # what a reader must know, where the limit is kept or not, and of the disparity
     small: int = 30,            # groups with fewer rows are not compared
@@ -262,23 +284,25 @@ def judged(
     disparity = Estimate(row["estimate"], row["low"], row["high"], row["n"], row["note"])
     end = disparity.low if limit.is_ratio else disparity.high
     kept = end is not None and bool(limit.slack(end) >= 0)
-    return Candidate(name, policy, decisions, mean_value(labels, decisions, value, **options), mean_value(labels, against, value, against=decisions, **options), disparity, kept, note(kept, disparity))
+    worth = partial(mean_value, amounts=amounts, **options)
+    return Candidate(name, policy, decisions, worth(labels, decisions, value), worth(labels, against, value, against=decisions), disparity, kept, note(kept, disparity))
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #211a7789
-def _fit(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, *, value: Mapping[str, float], column: str, limit: Limit,
-         threshold: float | None, large: set[str], own_thresholds: bool, confidence: float) -> dict[str, tuple[Policy, bool]]:
+def _fit(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, amounts: np.ndarray, *, value: Mapping[str, float], column: str, limit: Limit,
+         threshold: float | None, large: set[str], own_thresholds: bool, confidence: float, capacity: float) -> dict[str, tuple[Policy, bool]]:
     "The policies fitted on these rows, by name, and whether each keeps to the limit here."
-    start = best_threshold(labels, scores, value) if threshold is None else threshold
-    policies = {UNMITIGATED: (Policy("threshold", threshold=start), True)}
-    grid = Grid.of(labels, scores, groups, value)
+    start = best_threshold(labels, scores, value, amounts=amounts, capacity=capacity) if threshold is None else threshold
+    note = f"Fitted to decide at most {1000 * capacity:,.4g} of 1,000 rows positive" if capacity < 1 else ""
+    policies = {UNMITIGATED: (Policy("threshold", threshold=start, note=note), True)}
+    grid = Grid.of(labels, scores, groups, value, amounts=amounts, capacity=capacity)
     counted = np.array([g in large for g in grid.names])
     if counted.sum() < 2: return policies
     common, kept = fit_common(grid, counted, limit, confidence=confidence)
-    policies[COMMON] = Policy("threshold", threshold=common), kept
+    policies[COMMON] = Policy("threshold", threshold=common, note=note), kept
     own = counted & np.array([g not in (MISSING, OTHER) for g in grid.names])
     if own_thresholds and own.sum() > 1:
         thresholds, kept = fit_by_group(grid, counted, own, common, limit, confidence=confidence)
-        policies[BY_GROUP] = Policy("by_group", group_column=column, thresholds=thresholds, fallback=common), kept
+        policies[BY_GROUP] = Policy("by_group", group_column=column, thresholds=thresholds, fallback=common, note=note), kept
     return policies
 
 def _note(name: str, policy: Policy, limit: Limit, fitted: bool, kept: bool, disparity: Estimate) -> str:

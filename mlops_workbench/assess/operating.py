@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from .metrics import Estimate, wilson
-from .value import mean_value, value_curve
+from .value import best_threshold, mean_value, value_curve
 from ..core import show
 from ..core.errors import SettingsError, nearest
 
@@ -64,17 +64,10 @@ def curve_of(
     amounts: np.ndarray | None = None,  # [n] that a row's value is multiplied by
 ) -> pl.DataFrame:
     "What `value_curve` gives, with precision, recall and fpr; the value by the rows' amounts where they are given."
-    curve = value_curve(labels, scores, value)
+    curve = value_curve(labels, scores, value, amounts=amounts)
     tp, fp, fn, tn = (curve[c].to_numpy().astype(float) for c in ("tp", "fp", "fn", "tn"))
     with np.errstate(invalid="ignore", divide="ignore"):
-        curve = curve.with_columns(precision=pl.Series(tp / (tp + fp)), recall=pl.Series(tp / (tp + fn)), fpr=pl.Series(fp / (fp + tn)))
-    if amounts is None: return curve
-    a, y = np.asarray(amounts, float), np.asarray(labels) == 1
-    if len(a) != len(y) or not np.isfinite(a).all(): raise SettingsError(f"{len(a)} amounts, {int((~np.isfinite(a)).sum())} of them not finite, for {len(y)} rows", where="amounts", remedy="give each row a number")
-    _, place = np.unique(np.asarray(scores, float), return_inverse=True)
-    held = [np.r_[0.0, np.cumsum(np.bincount(place, a * m, len(curve) - 1))] for m in (y, ~y)]   # of the rows below each threshold
-    worth = sum(value[name] * part for name, part in (("fn", held[0]), ("tn", held[1]), ("tp", held[0][-1] - held[0]), ("fp", held[1][-1] - held[1])))
-    return curve.with_columns(value=pl.Series(np.asarray(worth) / max(len(y), 1)))
+        return curve.with_columns(precision=pl.Series(tp / (tp + fp)), recall=pl.Series(tp / (tp + fn)), fpr=pl.Series(fp / (fp + tn)))
 
 def operating_point(
     labels: np.ndarray,            # [n] 1 positive, 0 negative
@@ -125,16 +118,16 @@ def disagreements(
     ladder: pl.DataFrame,             # what `assess.ladder.compare` returned for these models
     *,
     against: str = "this model",      # the model the others are compared with
+    amounts: np.ndarray | None = None,  # [n] that a row's value is multiplied by
+    capacity: float = 1.0,            # the largest share of rows that may be decided positive
     **options: Any,                   # confidence, replicates, seed
 ) -> list[str]:
     "A sentence for each model that loses surely more and is worth surely more than this one, or the other way round, each at its best threshold."
-    def best(scores: np.ndarray) -> np.ndarray:
-        curve = value_curve(labels, scores, value)
-        return scores >= curve["threshold"][int(curve["value"].arg_max() or 0)]
+    def best(scores: np.ndarray) -> np.ndarray: return scores >= best_threshold(labels, scores, value, amounts=amounts, capacity=capacity)
     mine, said = best(np.asarray(models[against], float)), []
     for r in ladder.to_dicts():
         if r["this"]: continue
-        more = mean_value(labels, best(np.asarray(models[r["model"]], float)), value, against=mine, **options)
+        more = mean_value(labels, best(np.asarray(models[r["model"]], float)), value, against=mine, amounts=amounts, **options)
         if more.low is None or more.high is None: continue
         by_loss, by_value = -(r["difference_low"] > 0) + (r["difference_high"] < 0), (more.low > 0) - (more.high < 0)
         if by_loss * by_value < 0:

@@ -203,6 +203,8 @@ def other_candidates(
     *,
     value: Mapping[str, float],   # worth of one outcome: tp, fp, fn, tn
     limit: Limit,                 # what the disparity must keep to
+    amounts: np.ndarray | None = None,   # [m] that a row's value is multiplied by
+    capacity: float = 1.0,        # the largest share of rows that may be decided positive
     seed: int = 0,                # of the division, where there is only one fold, and of the draws
     **options: Any,               # of `judged`: against, small, confidence, replicates
 ) -> list[Candidate]:
@@ -211,10 +213,10 @@ def other_candidates(
     for other in others:
         decisions, policy = other.scores.astype(np.int64), Policy("threshold", note=other.note)
         if not other.decided:
-            cut: Callable[[np.ndarray], Policy] = lambda rows, s=other.scores: Policy("threshold", threshold=best_threshold(labels[rows], s[rows], value))
+            cut: Callable[[np.ndarray], Policy] = lambda rows, s=other.scores: Policy("threshold", threshold=best_threshold(labels[rows], s[rows], value, amounts=None if amounts is None else amounts[rows], capacity=capacity))
             for k in np.unique(at): decisions[at == k] = cut(at != k).decide(other.scores[at == k])
             policy = cut(np.ones(len(labels), bool))
-        out.append(judged(other.name, policy, labels, decisions, groups, value=value, limit=limit, seed=seed, note=partial(_said, other.note, limit), **options))
+        out.append(judged(other.name, policy, labels, decisions, groups, value=value, amounts=amounts, limit=limit, seed=seed, note=partial(_said, other.note, limit), **options))
     return out
 
 def _said(note: str, limit: Limit, kept: bool, disparity: Estimate) -> str:

@@ -43,14 +43,14 @@ class StatusQuo:
     sentence: str           # what it comes to
     gain: Estimate          # how much more a decision of the model is worth; of other tasks how much more is right, or how much smaller the error
 
-def _columns(task: Task, labels: np.ndarray, decided: np.ndarray, worth: dict[str, float]) -> dict[str, np.ndarray]:
+def _columns(task: Task, labels: np.ndarray, decided: np.ndarray, worth: dict[str, float], amounts: np.ndarray | None) -> dict[str, np.ndarray]:
     "What is averaged, by measure; the first is what counts, more is better."
     if task.framing == "regression":
         off = np.abs(labels - decided)
         return {"mean absolute error, less is better": -off, "mean squared error, less is better": -off**2}
     right = (labels == decided).astype(float)
     if task.framing != "binary": return {"accuracy": right}
-    return {"value of 1,000 decisions": 1000 * outcome_values(labels, decided, worth), "accuracy": right, "decided positive": (decided == 1).astype(float)}
+    return {"value of 1,000 decisions": 1000 * outcome_values(labels, decided, worth, amounts=amounts), "accuracy": right, "decided positive": (decided == 1).astype(float)}
 
 def beside_status_quo(
     task: Task,               # what is predicted
@@ -58,12 +58,15 @@ def beside_status_quo(
     decisions: np.ndarray,    # [n] the model's: codes or numbers
     present: np.ndarray,      # [n] from `present_decisions`
     worth: dict[str, float],  # of a binary task's outcomes
+    *,
+    amounts: np.ndarray | None = None,   # [n] that a row's worth is multiplied by
+    called: str = "",         # what is done now, in the sentence; 'what is done now (COLUMN)' when empty
     **options: Any,           # confidence, replicates, seed
 ) -> StatusQuo | None:
     "The comparison on the rows where something is decided now; None where there are no such rows."
     there = np.isfinite(present) if task.framing == "regression" else present >= 0
     if not there.any(): return None
-    sides = [_columns(task, labels[there], d[there], worth) for d in (present, decisions)]
+    sides = [_columns(task, labels[there], d[there], worth, None if amounts is None else amounts[there]) for d in (present, decisions)]
     now, mine = (np.column_stack(list(s.values())) for s in sides)
     confidence = options.pop("confidence", 0.95)
     low, high = interval(resample_means(mine - now, **options), confidence=confidence)
@@ -74,10 +77,10 @@ def beside_status_quo(
     first, each = found.row(0, named=True), 1000 if task.framing == "binary" else 1
     value, low_, high_ = (None if first[k] is None else first[k] / each for k in ("difference", "low", "high"))
     gain = Estimate(value, low_, high_, n)
-    return StatusQuo(task.status_quo, n, out, found, _sentence(task, first, n, out), gain)
+    return StatusQuo(task.status_quo, n, out, found, _sentence(task, first, n, out, called or f"what is done now ({task.status_quo})"), gain)
 
-def _sentence(task: Task, r: dict[str, Any], n: int, out: int) -> str:
+def _sentence(task: Task, r: dict[str, Any], n: int, out: int, called: str) -> str:
     unit = {"binary": "worth {} per 1,000 decisions beside", "regression": "off by {} less on average than"}.get(task.framing, "right in {} more of the rows than")
     sure = "better" if (r["low"] or 0) > 0 else "worse" if (r["high"] or 0) < 0 else "not surely better or worse"
     left = f"; {out:,} rows say nothing of it" if out else ""
-    return f"The model is {sure} than what is done now ({task.status_quo}): {unit.format(show.interval(r['difference'], r['low'], r['high']))} it, on {n:,} rows{left}."
+    return f"The model is {sure} than {called}: {unit.format(show.interval(r['difference'], r['low'], r['high']))} it, on {n:,} rows{left}."

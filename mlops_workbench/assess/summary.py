@@ -37,12 +37,13 @@ def better(
 ) -> list[str]:
     "Whether the model is better than what there is, and what its decisions are worth."
     said = [a.chosen.status_quo.sentence] if a.chosen.status_quo else ["What is decided now is not known" + (": [task] status_quo would name its column." if a.task.form != "multilabel" else ".")]
-    said.append(worth_its_cost(a.ladder))
+    if a.chosen.champion: said.append(a.chosen.champion.sentence)
+    said += [worth_its_cost(a.ladder.filter(~pl.col("model").str.starts_with("champion (")))] + [a.network] * bool(a.network)
     value = a.chosen.estimates.get("value")
     if value and value.value is not None and a.task.value:
         each = [None if v is None else 1000 * v for v in (value.value, value.low, value.high)]
-        said.append(f"1,000 decisions ({a.chosen.name}) are worth {show.interval(*each)}, by the task's values.")
-    return said + a.differ
+        said.append(f"1,000 decisions ({a.chosen.name}) are worth {show.interval(*each)}, by the task's values{f' times {a.task.amount}' * bool(a.task.amount)}.")
+    return said + a.differ + ([a.learning.sentence] if a.learning else [])
 
 # %% ../../nbs/api/3_assess/05a_summary.ipynb #5f9990dd
 def worse_for(

@@ -65,6 +65,8 @@ class TaskSettings:
     value_fp: float = -1.0     # value of a positive decision that was wrong
     value_fn: float = 0.0      # value of a negative decision that was wrong
     value_tn: float = 0.0      # value of a negative decision that was right
+    amount: str = ""           # of two classes: a column, or an SQL expression over them, by which each row's value is multiplied, such as a loan's sum
+    capacity: str = ""         # of two classes: how many rows may be decided positive at most, as a share such as 0.2, or a number of so many rows such as 50 per 400
 
 # %% ../../nbs/api/0_core/01_settings.ipynb #cf1a4b34
 @dataclass

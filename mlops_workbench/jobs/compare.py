@@ -260,7 +260,7 @@ def figure_changes(
 def _decoded(address: str) -> bytes: return base64.b64decode(address.partition(",")[2])
 
 # %% ../../nbs/api/7_jobs/04a_compare.ipynb #64e31f96
-_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
+_POLICY = """<meta http-equiv="Content-Security-Policy" content="default-src 'none'; img-src data:; style-src 'unsafe-inline'">"""   # nothing is loaded, nothing acts
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#1f2a37;background:#fff}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:1.8em;border-bottom:1px solid #d5d9e0;padding-bottom:.2em}img{max-width:100%;height:auto}"""
 
@@ -269,7 +269,7 @@ def page(
     part: show.Html,   # the body
 ) -> str:
     "A whole HTML page."
-    return f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>{show.escape(title)}</title><style>{_STYLE}</style></head><body><main>{part.markup}</main></body></html>'
+    return f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width">{_POLICY}<title>{show.escape(title)}</title><style>{_STYLE}</style></head><body><main>{part.markup}</main></body></html>'
 
 def headed(
     title: str,   # plain text
@@ -310,8 +310,8 @@ def notebook_of(
 
 class Difference:
     "What differs between two runs."
-    def __init__(self, a: dict, b: dict, *, code: list[dict], figures: list[dict]):
-        self.before, self.after, self.code, self.figures = a, b, code, figures
+    def __init__(self, a: dict, b: dict, *, code: list[dict], figures: list[dict], assessments: Any = None):
+        self.before, self.after, self.code, self.figures, self.assessments = a, b, code, figures, assessments
         self.parameters = changes(a["parameters"], b["parameters"])
         refs = [{f"{i['kind']} {i['ref']}": i["version"] for i in r["inputs"]} for r in (a, b)]
         self.data, self.metrics = changes(*refs), changes(a["metrics"], b["metrics"])
@@ -327,12 +327,13 @@ class Difference:
         "The comparison as plain values; pictures by the hash of their pixels."
         told = [f | {k: pixels(_decoded(f[k])) if f[k] else None for k in ("before", "after")} for f in self.figures]
         return {"before": self.before["id"], "after": self.after["id"], "same": self.same, "ends": self.ends, "parameters": self.parameters, "data": self.data, "code": self.code,
-                "metrics": self.metrics, "figures": told, "surroundings": self.surroundings}
+                "metrics": self.metrics, "figures": told, "surroundings": self.surroundings, **({"assessments": self.assessments.to_json()} if self.assessments else {})}
 
     def _parts(self) -> list[show.Html]:
         names = {"name": "", "before": f"{self.before['id']}", "after": f"{self.after['id']}"}
         def rows(found: list[dict]) -> show.Html: return show.table([{k: v if isinstance(v, int | float | None) else str(v) for k, v in f.items()} for f in found], names=names)
-        parts = [headed(title, rows(found)) for title, found in (("How they ended", self.ends), ("Parameters", self.parameters), ("Data", self.data)) if found]
+        parts = [headed(title, part) for title, part in self.assessments.parts((self.before["id"], self.after["id"])).items()] if self.assessments else []
+        parts += [headed(title, rows(found)) for title, found in (("How they ended", self.ends), ("Parameters", self.parameters), ("Data", self.data)) if found]
         parts += [headed(f"Code: {c['section'] or 'cell'} (cell {c['cell'] or '–'} before, {c['other'] or '–'} after)", lines(c["diff"])) for c in self.code]
         if self.metrics: parts.append(headed("Metrics", rows(self.metrics)))
         parts += [headed(f"Figure: {f['section']} (cell {f['cell']})", side_by_side(f["before"], f["after"], f["what"])) for f in self.figures]
@@ -371,4 +372,10 @@ def diff(
     runs = Runs(project_store(store, None if store else project_settings()))
     records = [runs.get(r) for r in (a, b)]
     before, after = (code_cells(notebook_of(runs.folder(r["id"]))) for r in records)
-    return Difference(*records, code=code_changes(before, after), figures=figure_changes(before, after))
+    return Difference(*records, code=code_changes(before, after), figures=figure_changes(before, after), assessments=_assessments(runs.store, records))
+
+def _assessments(store: Store, records: list[dict]) -> Any:
+    "The two assessments beside each other; None where either run left none."
+    if not all(store.exists(f"runs/{r['id']}/assessment.json") for r in records): return None
+    from mlops_workbench.jobs.assessments import Assessments
+    return Assessments.of(store, *records)

@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Tell', 'columns_table', 'Prepared', 'prepare', 'search', 'trials_table', 'model_note', 'model_scores', 'beside',
-           'Searched', 'searched', 'evidence', 'explanation', 'examination', 'explained', 'cases', 'doubts', 'subject',
-           'verdict', 'leave_evidence', 'parity', 'make_bundle', 'promote', 'asked_gates', 'signature', 'history',
-           'score', 'answers', 'watch']
+           'Searched', 'searched', 'evidence', 'learned', 'explanation', 'examination', 'explained', 'cases', 'doubts',
+           'subject', 'verdict', 'leave_evidence', 'parity', 'make_bundle', 'promote', 'asked_gates', 'signature',
+           'history', 'score', 'answers', 'watch']
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #73908f19
 import json
@@ -14,7 +14,7 @@ import math
 import os
 import shutil
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from ..assess.ladder import compare, ladder_figure
 from ..assess.evidence import sensitive_groups, worth_of
 from ..assess.mitigate import Limit
 from ..assess.retrain import Other, other_models
+from ..assess.learning import Learning, fast_linear, fast_trees, learning_curve
 from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
 from ..assess.tables import write_tables
@@ -44,13 +45,16 @@ from ..data.table import read_table
 from ..deploy.bundle import Bundle, build_bundle, load_bundle, second_model, with_second
 from ..deploy.registry import Registry
 from ..deploy.score import Scored, score_file
+from .champion import champion_answers
 from ..model.graph import Graph, to_onnx
+from ..model.network import Labelled
 from ..model.policy import Policy
 from ..model.predictor import Predictor
 from ..model.task import Split, Task, frame_task, split_rows
 from ..operate.monitor import Monitoring, monitor
 from ..tune.budget import Budget
-from ..tune.families import Step
+from ..tune.devices import threads
+from ..tune.families import Step, tree_threads
 from ..tune.goals import Goals
 from ..tune.study import Fit, cross_fit, fit_model, score_table
 
@@ -231,6 +235,7 @@ class Searched:
     task: Task
     predictor: Predictor
     predictions: pl.DataFrame
+    seconds: dict[str, float] = field(default_factory=dict)   # family -> seconds it was trained in the search, where known
 
 def searched(
     run: JobRun,          # that reads
@@ -242,7 +247,9 @@ def searched(
     version = resolve(run.store, next(i["version"] for i in record["inputs"] if i["kind"] == "dataset"))
     task = Task.from_json((folder / "task.json").read_text())
     frame = task.labelled(read(run.store, str(version)))
-    return Searched(record["id"], str(version), frame, task, Predictor.load(folder / "model"), pl.read_parquet(folder / "predictions.parquet"))
+    search = folder / "search.json"
+    took = json.loads(search.read_text()).get("took", {}) if search.is_file() else {}
+    return Searched(record["id"], str(version), frame, task, Predictor.load(folder / "model"), pl.read_parquet(folder / "predictions.parquet"), {k.removesuffix(" seconds"): v for k, v in took.items()})
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #ef33e1ac
 def evidence(
@@ -263,8 +270,13 @@ def evidence(
         _answering(run, found)
         rows = found.frame[found.predictions["row"].to_numpy()]
         read_slices(settings.slices, found.frame)
+        rival, champion = champion_answers(run.store, found.task.name, found.task, rows, tune=found.run)
+        if champion: run.input("model", champion.ref, champion.ref, hash=champion.hash)   # this version, whatever is champion later
         assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=found.task.slices | settings.slices, rows=found.task.blanked(rows), settings=settings.assess,
-                                        weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), others=_trained_anew(found, settings.assess.mitigations), run=run.id)
+                                        weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), amounts=found.task.amounts(rows), rival=rival, seconds=found.seconds,
+                                        others=_trained_anew(found, settings.assess.mitigations), run=run.id)
+        curve = learned(found, confidence=settings.assess.confidence, replicates=settings.assess.bootstrap)
+        assessment = replace(assessment, learning=curve) if isinstance(curve, Learning) else replace(assessment, notes=[*assessment.notes, *([curve] if curve else [])])
     for r in assessment.performance.to_dicts(): run.metric(r["metric"], r["estimate"])
     for key, e in assessment.chosen.estimates.items():
         if "(" in key: run.metric(key, e.value)
@@ -285,6 +297,27 @@ def _trained_anew(found: Searched, tried: Sequence[str]) -> Callable[[str, Limit
         return [] if groups is None else other_models(found.frame, task, found.predictions, groups, column=column, limit=limit, value=worth_of(task), tried=tried, params=params)
     return train
 
+def learned(
+    found: Searched,            # from `evidence`
+    *,
+    repeats: int = 0,           # with other rows each; 3, and 5 of fewer than 20,000 rows, when 0; of cross-fitted rows no more than folds
+    **options: Any,             # of `learning_curve`
+) -> Learning | str:
+    "How the loss of a fast learner falls with the rows; why that is not known, or nothing, where it is not."
+    task, predictor, at = found.task, found.predictor, found.predictions["row"].to_numpy()
+    fold = found.predictions["fold"].to_numpy()
+    everything = np.arange(len(found.frame))
+    repeats = repeats or (3 if len(everything) >= 20_000 else 5)
+    known = np.unique(fold[fold >= 0])
+    sides = [(at[fold != k], at[fold == k]) for k in known[:repeats]] if len(known) else [(np.setdiff1d(everything, at), at)] * repeats
+    rows = Labelled(predictor.features.transform(found.frame), task.labels(found.frame), task.weights(found.frame))
+    count = len(task.classes)
+    if model_scores(found.predictions).keys() >= {"trees"}:
+        params = next((m.params for m in predictor.members if m.family == "trees"), {})
+        learner, fit = "boosted trees", fast_trees(task.aim, classes=count, params=params, threads=tree_threads(len(everything), threads()))
+    else: learner, fit, options = "a linear model", fast_linear(task.aim, n_categories=predictor.features.n_categories, classes=count), {"most": 20_000} | options
+    return learning_curve(rows, sides, fit, task.aim, learner=learner, seed=task.seed, **options)
+
 def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     "The assessment of a deployed model on the rows of a file."
     settings, bundle = run.settings, load_bundle(run.store, model)
@@ -297,7 +330,7 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
     return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
-                         gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, present=present_decisions(task, frame), run=run.id)
+                         gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, present=present_decisions(task, frame), amounts=task.amounts(frame), run=run.id)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
 def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -419,6 +452,7 @@ def leave_evidence(
     path = run.save_json("assessment.json", found)
     (run.folder / "policy.json").write_text(assessment.policy.to_json())
     write_tables(assessment, run.folder / "tables")
+    assessment.rows().write_parquet(run.folder / "decisions.parquet")
     run.output("run", "assess", run.id)
     return path
 

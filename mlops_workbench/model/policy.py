@@ -49,6 +49,8 @@ class Policy:
             raise InputError("a policy by group needs its column and thresholds", where="group_column, thresholds", remedy="give both")
         if self.kind == "value" and (not self.values or any(len(row) != len(self.values) for row in self.values)):
             raise InputError("the values are not a square table", where="values", remedy="give a row for each true class, with a value for each decision")
+        if self.kind == "value" and not all(np.isfinite(v) for row in self.values for v in row):
+            raise InputError("a value is not a finite number", where="values", remedy="give a number for each true class and decision")
         if self.kind == "descent" and not self.levels: raise InputError("a policy by levels needs them", where="levels", remedy="give the node of each leaf, for each level")
         if not self.band: return
         if self.kind not in ("threshold", "by_group"):

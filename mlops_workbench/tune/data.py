@@ -212,7 +212,7 @@ class Measures:
             elif metric == "loss": found[name] = mean_loss(p[at], valid.y[at], valid.w[at], **self.data.aim)
             elif metric == "auc": found[name] = auc_parts(valid.y[at] == 1, p[at], weights=valid.w[at])[0]
             else:
-                cut = best_threshold(valid.y, p, self.data.task.value or {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0}) if cut is None else cut
+                cut = best_threshold(valid.y, p, self.data.task.value or {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0}, capacity=self.data.task.capacity) if cut is None else cut
                 found[name] = float(np.average((p >= cut)[at] == valid.y[at], weights=valid.w[at])) if metric == "accuracy" else self._disparity(name, p >= cut)
         return found
 

@@ -64,9 +64,15 @@ class Fit:
 
     def record(self) -> dict[str, Any]:
         "The facts of the search as JSON can hold them."
-        return {"loss": self.loss, "device": self.device, "seconds": round(self.seconds, 1), "steps": [asdict(s) for s in self.steps], "versus": self.versus, "metrics": self.metrics, "ended": self.ended, "notes": self.notes,
+        return {"loss": self.loss, "device": self.device, "seconds": round(self.seconds, 1), "took": self._took(), "steps": [asdict(s) for s in self.steps], "versus": self.versus, "metrics": self.metrics, "ended": self.ended, "notes": self.notes,
                 "members": [{"family": m.family, "weight": w, "params": m.params} for m, w in zip(self.predictor.members, self.predictor.weights)],
                 "calibration": self.predictor.calibration.describe()}
+
+    def _took(self) -> dict[str, float]:
+        "How long each family was trained, where that is known: 'network seconds' and so on."
+        if "seconds" not in self.leaderboard.columns: return {}
+        spent = self.leaderboard.filter(pl.col("seconds").is_not_null()).group_by("family", maintain_order=True).agg(pl.col("seconds").sum())
+        return {f"{family} seconds": round(s, 1) for family, s in sorted(spent.iter_rows())}
 
 def _calibrated(search: Search, keys: list[str], weights: list[float]) -> Predictor:
     "These members as a predictor, calibrated on the rows for that."

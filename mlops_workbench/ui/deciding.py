@@ -19,6 +19,7 @@ from ..assess.explain import Attributions, shapley, typical_rows, waterfall_figu
 from ..assess.fairness import DISPARITIES, disparity_of, rate_parts, rates
 from ..assess.metrics import wilson
 from ..assess.trust import leading_output
+from ..assess.value import outcome_values
 from ..core import show
 from ..core.errors import InputError, NotFoundError, nearest
 from ..model.policy import REVIEW, Policy, reach
@@ -63,6 +64,7 @@ class ThresholdSliders(Shown):
         *,
         column: str = "group",     # the sensitive column
         value: Mapping[str, float] | None = None,   # worth of tp, fp, fn and tn; 1 for a right and -1 for a wrong positive decision by default
+        amounts: np.ndarray | None = None,          # [n] that a row's worth is multiplied by
         threshold: float = 0.5,    # where all start
         thresholds: Mapping[str, float] | None = None,   # where single groups start
         small: int = 30,           # groups with fewer rows are left out of disparities
@@ -71,6 +73,7 @@ class ThresholdSliders(Shown):
     ):
         self.cuts, self.column, self.small, self.confidence = Cuts(labels, scores, groups), column, small, confidence
         self.value = dict(value or {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0})
+        self.amounts = None if amounts is None else (labels, scores, *np.unique(groups.astype(str), return_inverse=True), amounts)
         self.common, self.most = threshold, most
         self.thresholds = {g: float((thresholds or {}).get(g, threshold)) for g in self.cuts.names}
         self.begun = self._sums()
@@ -84,6 +87,9 @@ class ThresholdSliders(Shown):
         (tn, fp), (fn, tp) = counts.sum(0)
         n = int(counts.sum())
         worth = sum(self.value[k] * c for k, c in {"tp": tp, "fp": fp, "fn": fn, "tn": tn}.items())
+        if self.amounts:   # by rows, since each has a worth of its own
+            labels, scores, names, code, amounts = self.amounts
+            worth = outcome_values(labels, scores >= np.array([reach(self.thresholds[str(g)]) for g in names])[code], self.value, amounts=amounts).sum()
         gaps = {m: float(disparity_of(counts[kept], m)) if kept.sum() > 1 else float("nan") for m in DISPARITIES}
         return {"counts": counts, "n": n, "per_1000": 1000 * float(worth) / max(n, 1), "gaps": gaps, "compared": int(counts[kept].sum())}
 
@@ -324,7 +330,7 @@ class AssessPanel(Shown):
                 column = column or next(iter(columns), "everybody")
                 by = f.policy.thresholds if f.policy.kind == "by_group" and f.policy.group_column == column else None
                 at = f.policy.fallback if f.policy.kind == "by_group" else f.policy.threshold
-                self.sliders = ThresholdSliders(f.labels, f.scores, f.groups.get(column, np.repeat("everybody", len(f.labels))), column=column, value=worth_of(f.task), threshold=min(max(at, 0), 1), thresholds=by)
+                self.sliders = ThresholdSliders(f.labels, f.scores, f.groups.get(column, np.repeat("everybody", len(f.labels))), column=column, value=worth_of(f.task), amounts=f.task.amounts(f.frame), threshold=min(max(at, 0), 1), thresholds=by)
             if self.picker is None: self.picker = RowPicker(f)
         self._draw()
 
