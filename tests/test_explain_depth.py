@@ -471,3 +471,23 @@ def test_everything_at_once(framing):
         assert told.kept["race"] == "sensitive" and told.kept["children"] == "fixed by the settings"
         assert told.change.wanted == "yes" and not {c["column"] for c in told.change.changes} & {"race", "children"}
         if told.change.found: assert told.change.new_score >= 0.4
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_if_keeps_no_change_that_could_be_taken_back_or_made_smaller(seed):
+    rng = np.random.default_rng(seed)
+    frame = pl.DataFrame({c: rng.normal(size=800).round(3) for c in "abc"} | {"d": rng.integers(0, 50, 800), "e": rng.choice(["u", "v", "w"], 800)})
+    bump = rng.normal(size=5)
+    def score(t):
+        z = t["a"] * bump[0] + t["b"] * 2 + t["c"].clip(-1, 1) * bump[2] + t["d"] / 25 + (t["e"] == "w").cast(pl.Float64) * bump[4] - 4
+        return 1 / (1 + np.exp(-z.to_numpy()))
+    row = frame[[int(score(frame).argmin())]]
+    told = what_if(score, row, table=frame, most=4, values=6, keep=2)      # a coarse search, so that there is something to take back
+    assert told.found
+    final = row.with_columns(pl.lit(c["to"], dtype=row.schema[c["column"]]).alias(c["column"]) for c in told.changes)
+    assert score(final)[0] >= 0.5
+    for c in told.changes:
+        name, old, new = c["column"], c["from"], c["to"]
+        assert score(final.with_columns(row[name]))[0] < 0.5, f"{name} need not change"
+        if isinstance(old, str): continue
+        nearer = frame[name].filter(frame[name].is_between(min(old, new), max(old, new), closed="none")).unique()
+        for v in nearer.to_list(): assert score(final.with_columns(pl.lit(v, dtype=row.schema[name]).alias(name)))[0] < 0.5, f"{name} need not go beyond {v}"

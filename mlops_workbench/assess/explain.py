@@ -353,6 +353,6 @@ def waterfall_figure(
     ax.set_xlabel("log-odds; above, as probabilities" if logit else "answer")
     show = lambda x: f"{number(float(_TO_P(x)))}" if logit else number(x)
     said = f"{title[:1].upper() + title[1:] + ': ' if title else ''}from {show(base)} on average to {show(end)}"
-    ax.set_title(said, loc="left")
+    ax.set_title(said, loc="left", parse_math=False)
     told = "; ".join(f"{n} {s:+.2f}" for n, s, _ in steps)
     return picture(fig, f"{said}. {told}.")

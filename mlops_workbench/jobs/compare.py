@@ -260,6 +260,7 @@ def figure_changes(
 def _decoded(address: str) -> bytes: return base64.b64decode(address.partition(",")[2])
 
 # %% ../../nbs/api/7_jobs/04a_compare.ipynb #64e31f96
+_POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'"
 _STYLE = """body{font:15px/1.5 system-ui,sans-serif;max-width:1100px;margin:2em auto;padding:0 1em;color:#1f2a37;background:#fff}
 h1{font-size:1.5em}h2{font-size:1.15em;margin-top:1.8em;border-bottom:1px solid #d5d9e0;padding-bottom:.2em}img{max-width:100%;height:auto}"""
 
@@ -268,7 +269,7 @@ def page(
     part: show.Html,   # the body
 ) -> str:
     "A whole HTML page."
-    return f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><title>{show.escape(title)}</title><style>{_STYLE}</style></head><body>{part.markup}</body></html>'
+    return f'<!DOCTYPE html><html lang="en"><head><meta charset="utf-8"><meta name="viewport" content="width=device-width"><meta http-equiv="Content-Security-Policy" content="{_POLICY}"><title>{show.escape(title)}</title><style>{_STYLE}</style></head><body><main>{part.markup}</main></body></html>'
 
 def headed(
     title: str,   # plain text
