@@ -140,6 +140,64 @@ def test_values_agree_with_shaps_exact_explainer_and_its_plots_take_them():
         plt.close("all")
 
 
+def on_tensors(monkeypatch):
+    "What a GPU is given, on the CPU."
+    plain = Game.__init__
+    def made(self, *args, **options):
+        plain(self, *args, **options)
+        self.there = not hasattr(args[0], "calibration") and hasattr(args[0], "module")
+    monkeypatch.setattr(Game, "__init__", made)
+
+
+@pytest.mark.parametrize("framing", AIMS)
+def test_what_a_gpu_computes_is_the_truth_too(framing, monkeypatch):
+    member, link = network(framing), link_of(framing)
+    truth = exact_shapley(member, ROWS, BACKGROUND, names=NAMES, link=link)
+    here = shapley(member, ROWS, BACKGROUND, names=NAMES, link=link, permutations=30)
+    on_tensors(monkeypatch)
+    told = exact_shapley(member, ROWS, BACKGROUND, names=NAMES, link=link)
+    np.testing.assert_allclose(told.values, truth.values, atol=1e-5 * np.abs(truth.values).max())
+    sampled = shapley(member, ROWS, BACKGROUND, names=NAMES, link=link, permutations=30)     # five columns: all coalitions
+    np.testing.assert_allclose(sampled.values, here.values, atol=1e-5 * np.abs(truth.values).max())
+    np.testing.assert_allclose(sampled.error, here.error, atol=1e-5 * np.abs(truth.values).max())
+    assert sampled.reached == 0.0 and sampled.additivity_error < 1e-5
+
+
+def test_a_gpu_walks_as_well_and_says_how_near(monkeypatch):
+    rng = np.random.default_rng(0)
+    x = Encoded(rng.normal(size=(400, 12)).astype("f4"), np.zeros((400, 0), np.int64))
+    rows = Labelled(x, (x.num[:, 0] * x.num[:, 1] * x.num[:, 2] > 0).astype(int), np.ones(400))
+    member = train_population(rows[:300], rows[300:], [NetworkParams(width=24)], encoding=fit_encoding(x, rows.y, n_categories=[]), framing="binary", epochs=5)[0].member
+    some, behind, names = x[:5], x[50:70], [f"x{i}" for i in range(12)]
+    truth = exact_shapley(member, some, behind, names=names).values
+    off = lambda **how: np.linalg.norm(shapley(member, some, behind, names=names, **how).values - truth) / np.linalg.norm(truth)
+    here = np.mean([off(seed=s) for s in range(8)])
+    on_tensors(monkeypatch)
+    there = np.mean([off(seed=s) for s in range(8)])
+    assert 0.6 < there / here < 1.6 and off(permutations=16) < 0.5 * there
+    told = shapley(member, some, behind, names=names, error=0.01)
+    assert told.reached <= 0.01 and np.linalg.norm(told.values - truth) / np.linalg.norm(truth) < 0.03 and told.additivity_error < 1e-4
+    assert (shapley(member, some, behind, names=names, seed=3).values == shapley(member, some, behind, names=names, seed=3).values).all()
+    pair = shapley(member, some, behind, names=["a", *names[1:-1], "a"])
+    np.testing.assert_allclose(pair.outputs, np.log(member.predict_encoded(some) / (1 - member.predict_encoded(some))), atol=1e-3)
+    with pytest.raises(InputError, match="belongs to no player"): shapley(member, some, behind, names=["", *names[1:]])
+    member.weights["bo"][:] = np.nan
+    with pytest.raises(InputError, match="not finite"): shapley(member, some, behind, names=names)
+
+
+def test_of_very_many_columns_the_leading_ones_play_and_all_others_together():
+    from mlops_workbench.assess.explain import OTHERS, few_players
+    rng = np.random.default_rng(0)
+    rows, behind, names = *(Encoded(rng.normal(size=(n, 2000)).astype("f4"), np.zeros((n, 0), np.int64)) for n in (3, 10)), [f"x{i}" for i in range(2000)]
+    model = lambda num, cat: num[:, 5] * num[:, 1999] + num[:, 700] + 0.01 * num[:, 9]
+    played = few_players(model, rows, behind, names=names, link="identity")
+    assert len(set(played)) == 100 and {"x5", "x700", "x1999", OTHERS} <= set(played) and all(a in (b, OTHERS) for a, b in zip(played, names))
+    told = shapley(model, rows, behind, names=played, link="identity")
+    told = dict(zip(told.names, told.values.T))
+    np.testing.assert_allclose(told["x700"], rows.num[:, 700] - behind.num[:, 700].mean(), atol=1e-5)
+    assert np.abs(told[OTHERS]).max() < 0.1 and few_players(model, rows, behind, names=names, link="identity", most=2000) == names
+
+
 def many_columns(n, seed): return Encoded(np.random.default_rng(seed).normal(size=(n, 12)).astype("f4"), np.zeros((n, 0), int))
 
 
@@ -413,3 +471,23 @@ def test_everything_at_once(framing):
         assert told.kept["race"] == "sensitive" and told.kept["children"] == "fixed by the settings"
         assert told.change.wanted == "yes" and not {c["column"] for c in told.change.changes} & {"race", "children"}
         if told.change.found: assert told.change.new_score >= 0.4
+
+@pytest.mark.parametrize("seed", range(6))
+def test_what_if_keeps_no_change_that_could_be_taken_back_or_made_smaller(seed):
+    rng = np.random.default_rng(seed)
+    frame = pl.DataFrame({c: rng.normal(size=800).round(3) for c in "abc"} | {"d": rng.integers(0, 50, 800), "e": rng.choice(["u", "v", "w"], 800)})
+    bump = rng.normal(size=5)
+    def score(t):
+        z = t["a"] * bump[0] + t["b"] * 2 + t["c"].clip(-1, 1) * bump[2] + t["d"] / 25 + (t["e"] == "w").cast(pl.Float64) * bump[4] - 4
+        return 1 / (1 + np.exp(-z.to_numpy()))
+    row = frame[[int(score(frame).argmin())]]
+    told = what_if(score, row, table=frame, most=4, values=6, keep=2)      # a coarse search, so that there is something to take back
+    assert told.found
+    final = row.with_columns(pl.lit(c["to"], dtype=row.schema[c["column"]]).alias(c["column"]) for c in told.changes)
+    assert score(final)[0] >= 0.5
+    for c in told.changes:
+        name, old, new = c["column"], c["from"], c["to"]
+        assert score(final.with_columns(row[name]))[0] < 0.5, f"{name} need not change"
+        if isinstance(old, str): continue
+        nearer = frame[name].filter(frame[name].is_between(min(old, new), max(old, new), closed="none")).unique()
+        for v in nearer.to_list(): assert score(final.with_columns(pl.lit(v, dtype=row.schema[name]).alias(name)))[0] < 0.5, f"{name} need not go beyond {v}"

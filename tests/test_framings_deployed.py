@@ -11,14 +11,16 @@ import numpy as np
 import polars as pl
 import pytest
 from mlops_workbench.assess.assessment import assess_predictions
+from mlops_workbench.assess.depend import dependence_figure
+from mlops_workbench.assess.explain import importance_figure, shapley_of_table
 from mlops_workbench.assess.levels import hierarchical_performance
-from mlops_workbench.assess.summary import undecided
+from mlops_workbench.assess.summary import summary, summary_html, undecided
 from mlops_workbench.core.errors import InputError
 from mlops_workbench.core.runs import Runs, job_run
 from mlops_workbench.core.settings import AssessSettings, read_settings
 from mlops_workbench.deploy.bundle import load_bundle
 from mlops_workbench.deploy.score import read_predictions
-from mlops_workbench.jobs.steps import answers, evidence, score, verdict, watch
+from mlops_workbench.jobs.steps import answers, cases, evidence, score, verdict, watch
 from mlops_workbench.model.task import Task
 from mlops_workbench.ui.deciding import AssessPanel
 from mlops_workbench.ui.panels import Place
@@ -177,6 +179,17 @@ def test_one_quantile_covers_all_up_to_it():
     assert a.gates[0].answer == "pass" and a.fairness["sex"].groups["estimate"].min() > 0.7
     assert "up to the 0.8 quantile" in undecided(a)[0] and "is to hold 80%" in undecided(a)[0]
     assert {"performance", "quantiles", "ranges"} <= set(a.tables()) and "up to the 0.8 quantile" in repr(a.tables()["ranges"])
+
+
+def test_odd_names_of_labels_and_groups_are_shown_and_escaped():
+    rng, names = np.random.default_rng(0), ("<b>late$\\q$", "ill & $x")
+    y, p = (rng.random((200, 2)) < 0.4).astype(int), rng.random((200, 2)).clip(0.01, 0.99)
+    task = Task("signs", ", ".join(names), "multilabel", names, targets=names)
+    a = assess_predictions(task, pl.DataFrame({"label": pl.Series(y), "score": pl.Series(p)}), pl.DataFrame({"sex": rng.choice(["f<i>", "m$\\q$"], 200)}), settings=AssessSettings(bootstrap=50))
+    found = shapley_of_table(lambda x: x[:, :2].clip(0.01, 0.99), rng.random((10, 3)), rng.random((20, 3)))
+    shown = [a.section(s) for s in ("performance", "slices", "fairness", "uncertainty")] + [summary_html(summary(a)), importance_figure(found, classes=names, each="label"), *cases(a, found), dependence_figure(found.of(0), found.names[0], unit=names[0])]
+    for part in shown: assert "<b>" not in part.markup and "<i>" not in part.markup
+    assert "&lt;b&gt;late$" in shown[0].markup
 
 
 def test_many_labels_some_of_them_never_right_or_given_are_assessed():

@@ -1,4 +1,5 @@
-"""Candidate policies: near the best there is, judged on rows they were not fitted on, and deployed as they were judged."""
+"""Candidate policies and other models: near the best there is, judged on rows they were not fitted on, and deployed as they were judged."""
+import dataclasses
 import itertools
 
 import numpy as np
@@ -6,11 +7,20 @@ import polars as pl
 import pytest
 
 from mlops_workbench.assess.assessment import assess_predictions
-from mlops_workbench.assess.fairness import disparity_of, draw_counts, group_names
+from mlops_workbench.assess.fairness import count_cells, disparity_of, draw_counts, group_names, shrunken
 from mlops_workbench.assess.metrics import interval
-from mlops_workbench.assess.mitigate import BY_GROUP, COMMON, UNMITIGATED, Grid, Limit, fit_by_group, fit_policies
+from mlops_workbench.assess.mitigate import BY_GROUP, COMMON, UNMITIGATED, Grid, Limit, fit_by_group, fit_policies, frontier
+from mlops_workbench.assess.proxies import proxies
+from mlops_workbench.assess.retrain import Other, other_candidates, other_models, reduced, reweighed
 from mlops_workbench.assess.value import mean_value
-from mlops_workbench.model.task import Task
+from mlops_workbench.core.errors import InputError, SettingsError
+from mlops_workbench.core.settings import AssessSettings, read_settings
+from mlops_workbench.model.framing import independent_weights
+from mlops_workbench.model.policy import Policy
+from mlops_workbench.model.task import Task, frame_task
+from mlops_workbench.tune.study import fit_model
+
+from .helpers_model import applicants, trained_bundle
 
 VALUE = {"tp": 1.0, "fp": -2.0, "fn": 0.0, "tn": 0.0}
 
@@ -116,3 +126,171 @@ def test_the_same_predictions_give_the_same_assessment() -> None:
     predictions = pl.DataFrame({"fold": [-1] * len(labels), "label": labels, "score": scores})
     one, two = (assess_predictions(task, predictions, pl.DataFrame({"group": group})).to_json() for _ in range(2))
     assert one == two
+
+
+def loans(n: int, seed: int = 0, lot: bool = False) -> pl.DataFrame:
+    "Applications whose approval depended on race, which the district tells; or was drawn by lot."
+    rng = np.random.default_rng(seed)
+    race = np.where(rng.random(n) < 0.3, "black", "white")
+    income, debts = rng.normal(0, 1, n), rng.normal(0, 1, n)
+    district = np.where(rng.random(n) < 0.85, np.where(race == "black", "north", "south"), "centre")
+    earned = rng.random(n) < 0.5 if lot else income - 0.7 * debts - 1.2 * (race == "black") + rng.normal(0, 0.7, n) > -0.4
+    return pl.DataFrame({"income": income, "debts": debts, "district": district, "race": race, "approve": np.where(earned, "yes", "no")})
+
+
+LOANS = Task("loans", "approve", "binary", ("no", "yes"), ("income", "debts", "district"), ("race",))
+EVEN = {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0}
+
+
+def test_reweighing_is_that_of_the_paper() -> None:
+    "Against the formula written out cell by cell, and against what it is for: in every group the weighted share of each class is that of all."
+    rng = np.random.default_rng(0)
+    for classes in (2, 3):
+        groups, y, w = rng.choice(["a", "b", "c"], 500, p=[0.7, 0.25, 0.05]), rng.integers(0, classes, 500), rng.random(500)
+        found = independent_weights(groups, y, w, classes)
+        for g, c in itertools.product("abc", range(classes)):
+            assert found[g][c] == pytest.approx(w[groups == g].sum() * w[y == c].sum() / w.sum() / w[(groups == g) & (y == c)].sum())
+        each = w * np.array([found[g][c] for g, c in zip(groups, y)])
+        for g in "abc": np.testing.assert_allclose([np.average(y[groups == g] == c, weights=each[groups == g]) for c in range(classes)], [np.average(y == c, weights=w) for c in range(classes)])
+    again = independent_weights(groups, y, each, classes)
+    np.testing.assert_allclose([again[g] for g in "abc"], 1)
+
+
+@pytest.mark.parametrize("family", ["trees", "linear"])
+def test_the_setting_trains_everything_reweighed(tmp_path, family: str) -> None:
+    "`[task] reweigh = race` narrows the gap on new people, also beside class weights; the task says so when it is read back."
+    (tmp_path / "settings.ini").write_text("[task]\ntarget = approve\nsensitive = race\nreweigh = race\nclass_weight = balanced\n")
+    rows, new = loans(3000), loans(4000, seed=9)
+    weighed = frame_task(rows, read_settings(tmp_path), name="loans")
+    assert Task.from_json(weighed.to_json()) == weighed and weighed.reweigh == "race" and "race" not in weighed.features
+    w, y = weighed.training_weights(rows), weighed.labels(rows)
+    for g in ("black", "white"): assert np.average(y[(rows["race"] == g).to_numpy()], weights=w[(rows["race"] == g).to_numpy()]) == pytest.approx(0.5)
+    assert (weighed.weights(rows) == 1).all()
+    def gap(task: Task) -> float:
+        p = fit_model(rows, task, trials=1, families=[family], device="cpu").predictor.predict(new)
+        picked, black = p >= np.quantile(p, 0.4), (new["race"] == "black").to_numpy()
+        return picked[~black].mean() - picked[black].mean()
+    assert gap(weighed) < gap(dataclasses.replace(weighed, reweigh="")) - 0.1
+
+
+@pytest.mark.parametrize("settings, said", [
+    ("target = approve\nreweigh = rase", "the reweighed column 'rase' is not a column"), ("target = approve\nreweigh = income", "at most 50 groups"),
+    ("target = approve\nreweigh = approve", "independent of itself"), ("target = income\nreweigh = race", "needs one class a row, and the framing is regression")])
+def test_a_column_that_cannot_be_reweighed_by_is_refused_before_training(tmp_path, settings: str, said: str) -> None:
+    (tmp_path / "settings.ini").write_text(f"[task]\n{settings}\n")
+    with pytest.raises(InputError, match=said): frame_task(loans(300), read_settings(tmp_path), name="loans")
+
+
+@pytest.mark.parametrize("held_out", [False, True])
+def test_other_models_have_not_seen_the_rows_they_answer(held_out: bool) -> None:
+    "Labels by lot cannot be learned: trained honestly, no model is better than the coin, and none is worth anything."
+    rows = loans(1200, lot=True)
+    at = np.arange(0, 1200, 2) if held_out else np.arange(1200)
+    predictions = pl.DataFrame({"row": at, "fold": np.full(600, -1) if held_out else np.arange(1200) % 4})
+    y, race = LOANS.labels(rows)[at], rows["race"].to_numpy()[at].astype(str)
+    others = other_models(rows, LOANS, predictions, rows["race"].to_numpy().astype(str), column="race", limit=Limit(), value=EVEN, params={"trees": {"rounds": 200, "num_leaves": 31}})
+    assert [o.name for o in others] == ["reweighed trees", "reweighed linear", "reductions"]
+    for o in others: assert abs(((o.scores >= 0.5) == y).mean() - 0.5) < 4 * 0.5 / len(y) ** 0.5
+    for c in other_candidates(others, y, race, predictions["fold"].to_numpy(), value=EVEN, limit=Limit(), against=np.zeros(len(y), np.int64)): assert c.value.low < 0.02
+
+
+@pytest.mark.parametrize("limit", [Limit("selection_rate_ratio", 0.8), Limit("selection_rate_difference", 0.1), Limit("equal_opportunity_difference", 0.05)])
+def test_a_model_trained_under_a_limit_keeps_nearer_to_it_on_new_people(limit: Limit) -> None:
+    rows, new = loans(3000), loans(6000, seed=5)
+    every, race = pl.concat([rows, new]), np.concatenate([rows["race"].to_numpy(), new["race"].to_numpy()]).astype(str)
+    predictions = pl.DataFrame({"row": np.arange(3000, 9000), "fold": np.full(6000, -1)})
+    y = LOANS.labels(new)
+    def of(decisions: np.ndarray) -> float: return float(disparity_of(count_cells(y, decisions, race[3000:])[1], limit.metric))
+    plain = (reweighed(every, LOANS, predictions, None) >= 0.5).astype(np.int64)
+    under = reduced(every, LOANS, predictions, race, limit=limit, value=EVEN)
+    assert under is not None and set(under.tolist()) == {0, 1}
+    assert limit.slack(of(under)) > -0.03 > limit.slack(of(plain))
+    assert (under == reduced(every, LOANS, predictions, race, limit=limit, value=EVEN)).all(), "the same person gets the same decision"
+
+
+def test_groups_of_a_few_people_do_not_stop_the_reductions() -> None:
+    rows = loans(900).with_columns(race=pl.when(pl.int_range(900) < 3).then(pl.lit("martian")).when(pl.int_range(900) < 6).then(None).otherwise("race"))
+    predictions = pl.DataFrame({"row": np.arange(900), "fold": np.arange(900) % 3})
+    found = reduced(rows, LOANS, predictions, group_names(rows["race"]), limit=Limit(), value=EVEN)
+    assert found is not None and found.shape == (900,)
+
+
+def test_the_frontier_is_that_of_all_pairs() -> None:
+    labels, scores, group = people(2)
+    others = [Other(f"o{i}", "", np.clip(scores + np.where(group == "b", 0.05 * i, 0.0), 0, 1)) for i in range(4)]
+    mine = fit_policies(labels, scores, group, value=VALUE, column="group", replicates=100)
+    every = mine + other_candidates(others, labels, group, np.zeros(len(labels)), value=VALUE, limit=Limit(), against=mine[0].decisions, replicates=100)
+    assert [c.name for c in every[3:]] == ["o0", "o1", "o2", "o3"]
+    np.testing.assert_array_equal(every[3].decisions, mine[0].decisions)      # the same scores and folds
+    best = {a.name for a in every if not any(b.value.value >= a.value.value and b.disparity.value >= a.disparity.value and (b.value.value, b.disparity.value) != (a.value.value, a.disparity.value) for b in every)}
+    assert {c.name for c in frontier(every, Limit())} == best
+
+
+def assessed(rows: pl.DataFrame, tried: tuple = ("reweighing",), **options):
+    "The assessment of a model by its income alone."
+    y, score = LOANS.labels(rows), 1 / (1 + np.exp(-rows["income"].to_numpy() - 0.5))
+    predictions = pl.DataFrame({"row": np.arange(len(rows)), "fold": np.arange(len(rows)) % 4, "label": y, "score": score})
+    train = lambda column, limit: other_models(rows, LOANS, predictions, group_names(rows[column]), column=column, limit=limit, value=EVEN, tried=tried)
+    return assess_predictions(LOANS, predictions, rows.select("race"), rows=rows, others=train, **options)
+
+
+def test_a_report_shows_small_groups_proxies_and_the_frontier() -> None:
+    "As a reader sees it, with the numbers of the functions that measure them."
+    rows = loans(1500).with_columns(race=pl.when(pl.int_range(1500) < 12).then(pl.lit("<b>other")).otherwise("race"))
+    a = assessed(rows, gates={"fair": "selection_rate_ratio(race) >= 0.8, block"})
+    drawn = a.fairness["race"].shrunken
+    expected = shrunken(a.labels, a.chosen.decisions, group_names(rows["race"])).filter(group="<b>other")
+    assert set(drawn["group"]) == {"<b>other"} and drawn.equals(expected.filter(pl.col("shrunken").is_not_null()))
+    assert "<b>other" in a.fairness["race"].groups["group"].to_list()
+    told = proxies(rows.select("income", "debts", "district", "race"), "race", seed=a.seed)
+    assert a.proxies["race"].equals(told) and told["feature"][1] == "district"
+    page = a.section("fairness").markup + a.section("candidates").markup
+    for text in ("&lt;b&gt;other", "Small groups by race", "tell race with an AUC of", "reweighed trees", "[task] reweigh = race", "[tune] constraints = selection_rate_ratio(race) &gt;= 0.8", "On the frontier, the least disparate first"):
+        assert text in page, text
+    assert "<b>other" not in page
+    names = [c["name"] for c in a.to_json()["other_models"]]
+    assert names == ["reweighed trees", "reweighed linear"] and all(c.value.low is not None and c.value.n == 1500 for c in a.others)
+
+
+def test_what_is_tried_is_a_setting(tmp_path) -> None:
+    (tmp_path / "settings.ini").write_text("[assess]\nmitigations = thresholds\n")
+    only = read_settings(tmp_path).assess
+    assert only.mitigations == ["thresholds"] and AssessSettings().mitigations == ["thresholds", "reweighing", "reductions"]
+    rows = loans(600)
+    none = assessed(rows, settings=AssessSettings(mitigations=[]), tried=())
+    assert ([c.name for c in none.candidates], none.others) == ([UNMITIGATED], [])
+    with pytest.raises(SettingsError, match="no mitigation 'threshold'"): assessed(rows, settings=AssessSettings(mitigations=["threshold"]))
+
+
+@pytest.mark.parametrize("who", [None, "", "martian"])
+def test_an_unseen_or_missing_group_is_decided_by_the_common_threshold_where_the_model_is_deployed(who: str | None) -> None:
+    "By the graph itself; and the record, the card and the candidate's note say so."
+    policy = Policy("by_group", group_column="race", thresholds={"black": 0.2, "white": 0.9}, fallback=0.55)
+    bundle, rows = trained_bundle(policy=policy), applicants(300, seed=4)
+    got = bundle.predict(rows.with_columns(race=pl.lit(who, dtype=pl.String)))
+    p = got["probability_yes"].to_numpy()
+    assert ((0.55 <= p) & (p < 0.9)).any() and ((p < 0.55) & (p >= 0.2)).any()
+    assert (got["decision"] == "yes").to_list() == (p >= 0.55).tolist()
+    assert "unseen or missing: 0.55" in bundle.record["decides"] and "unseen or missing: 0.55" in bundle.card
+    labels, scores, group = people(5)
+    own = fit_policies(labels, scores, group, value=VALUE, column="group")[2]
+    assert own.name == BY_GROUP and f"missing, small or unseen group get the common threshold of {own.policy.fallback:.4g}" in own.note
+
+
+def test_the_settings_line_that_a_report_offers_is_one_that_tune_takes() -> None:
+    "The limit on every trial, word for word as the note has it, and a search that keeps to it."
+    from mlops_workbench.tune.goals import Goals
+    rows = loans(1500)
+    predictions = pl.DataFrame({"row": np.arange(1500), "fold": np.arange(1500) % 2})
+    note = other_models(rows, LOANS, predictions, rows["race"].to_numpy().astype(str), column="race", limit=Limit("equalized_odds_difference", 0.4), value=EVEN, tried=["reductions"])[0].note
+    line = note.partition("[tune] constraints = ")[2].partition(" searches")[0]
+    assert line == "equalized_odds_difference(race) <= 0.4"
+    found = fit_model(rows, LOANS, trials=2, families=["trees", "linear"], device="cpu", goals=Goals.of({"loss": "minimize"}, [line]))
+    assert 0 <= found.metrics["equalized_odds_difference(race)"] <= 0.4
+
+
+def test_groups_of_two_columns_are_reweighed_but_offer_no_line_that_would_be_refused() -> None:
+    rows = loans(800).with_columns(sex=pl.Series(np.resize(["f", "m"], 800)))
+    both = (rows["race"] + " & " + rows["sex"]).to_numpy().astype(str)
+    others = other_models(rows, dataclasses.replace(LOANS, sensitive=("race", "sex")), pl.DataFrame({"row": np.arange(800), "fold": np.arange(800) % 2}), both, column="race & sex", limit=Limit(), value=EVEN)
+    assert len(others) == 3 and not any("= race & sex" in o.note or "(race & sex)" in o.note for o in others)

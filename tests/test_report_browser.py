@@ -81,3 +81,15 @@ def test_it_prints(browser, reports):
     page.emulate_media(media="print")
     assert not page.locator("nav").is_visible() and page.get_by_role("heading", name="Fairness", exact=True).is_visible()
     page.context.close()
+
+
+def test_on_paper_nothing_is_folded_away_or_cut(browser, reports):
+    context = browser.new_context(offline=True, viewport={"width": 680, "height": 1000})      # as wide as the page between its margins
+    page = context.new_page()
+    page.emulate_media(media="print")
+    page.goto(reports["report"].as_uri())
+    shut = page.evaluate("[...document.querySelectorAll('details:not(.source):not(.contents)')].filter(d => d.getBoundingClientRect().height < d.querySelector('summary').getBoundingClientRect().height + 10).length")
+    cut = page.evaluate("[...document.querySelectorAll('table,img,pre')].filter(e => e.getBoundingClientRect().right > 681).length")
+    assert (shut, cut) == (0, 0)
+    assert page.evaluate("[...document.querySelectorAll('details.source')].every(d => d.getBoundingClientRect().height == 0)")      # code is not printed
+    context.close()

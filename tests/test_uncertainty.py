@@ -1,8 +1,11 @@
 """Conformal answers hold what they promise, a band keeps its risk, and what was chosen is what is deployed."""
 
 import json
+import time
 import urllib.request
 import warnings
+from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import polars as pl
@@ -13,9 +16,9 @@ from mlops_workbench.assess.abstain import Wish, abstain, band_for_risk, bands, 
 from mlops_workbench.assess.assessment import assess_predictions
 from mlops_workbench.assess.certainty import measure_uncertainty, uncertainty_parts
 from mlops_workbench.assess.uncertainty import Conformal, class_strangeness, conformal_limit, coverage_table, cross_conformal, doubts, risk_area, risk_curve, risk_table
-from mlops_workbench.core.errors import InputError, SettingsError
+from mlops_workbench.core.errors import InputError, NotFoundError, SettingsError
 from mlops_workbench.core.settings import AssessSettings, read_settings
-from mlops_workbench.deploy.bundle import load_bundle
+from mlops_workbench.deploy.bundle import load_bundle, with_second
 from mlops_workbench.deploy.score import read_predictions, score_file
 from mlops_workbench.model.policy import REVIEW, Policy
 from mlops_workbench.model.task import Task
@@ -276,3 +279,95 @@ def test_what_cannot_have_a_band_is_refused(tmp_path):
     assert (found.abstain_risk, found.abstain_capacity, found.abstain_to) == (0.05, 0.2, "ask")
     (tmp_path / "settings.ini").write_text("[assess]\nabstain_risk = 5\n")
     with pytest.raises(SettingsError, match="out of range"): read_settings(tmp_path)
+
+
+def named(name: str, threshold: float = 0.5, framing: str = "binary"):
+    "A bundle under that name."
+    bundle = trained_bundle(framing, policy=Policy("threshold", threshold=threshold) if framing == "binary" else None)
+    return replace(bundle, record=bundle.record | {"name": name})
+
+
+def leaving_to(refer: str): return trained_bundle(policy=Policy("threshold", threshold=0.4, band=(0.3, 0.6), refer=refer))
+
+
+def test_another_model_answers_in_the_band(tmp_path):
+    "Loaded, in a scored file and in its log: its decision stands, it is named, and everything else is as before."
+    alone, second = deploy(tmp_path, leaving_to("experts")), deploy(tmp_path, named("experts", 0.05))
+    both, rows = load_bundle(tmp_path, "loans"), applicants(400, seed=5)
+    before, got, theirs = alone.predict(rows), both.predict(rows), second.predict(rows)
+    left = before["decision"] == "review"
+    assert 20 < left.sum() < 380
+    assert got.filter(left)["decision"].equals(theirs.filter(left)["decision"]) and set(got.filter(left)["referred"]) == {"experts@1"}
+    assert got.filter(~left).equals(before.filter(~left)) and got.drop("decision", "referred").equals(before.drop("decision", "referred"))
+    rows.write_parquet(tmp_path / "in.parquet")
+    score_file(tmp_path / "in.parquet", tmp_path / "out.parquet", both, rows=64, log=tmp_path)
+    scored = pl.read_parquet(tmp_path / "out.parquet")
+    assert scored["decision"].equals(got["decision"]) and scored["referred"].equals(got["referred"])
+    logged = read_predictions(tmp_path, "loans")
+    assert (logged["output_referred"] == "experts@1").sum() == left.sum()
+
+
+def test_the_endpoint_asks_the_other_model_and_follows_its_promotions(tmp_path):
+    pytest.importorskip("starlette")
+    from mlops_workbench.deploy.endpoint import example_request, serving
+    first, _ = deploy(tmp_path, leaving_to("experts")), deploy(tmp_path, named("experts", 0.05))
+    body, rows = example_request(first), applicants(200, seed=7)
+    row = rows.filter(first.predict(rows)["decision"] == "review").head(1)
+    for tensor in body["inputs"]: tensor["data"] = first.raw(row)[tensor["name"]].to_list()
+    with serving(tmp_path, models=["loans"], log=False, refresh=0.02) as url:
+        ask = lambda path, body=None: json.loads(urllib.request.urlopen(urllib.request.Request(f"{url}/v2/models/loans{path}", data=body and json.dumps(body).encode())).read())
+        def answer() -> tuple:
+            outputs = {o["name"]: o["data"][0] for o in ask("/infer", body)["outputs"]}
+            return outputs["decision"], outputs["referred"]
+        assert answer() == (1, "experts@1") and "experts@1" in ask("")["parameters"]["second"]
+        deploy(tmp_path, named("experts", 0.95))
+        for _ in range(500):
+            if answer() == (0, "experts@2"): break
+            time.sleep(0.02)
+        assert answer() == (0, "experts@2")
+
+
+def test_a_model_that_cannot_answer_is_told_before_it_is_needed(tmp_path):
+    "Not in the registry, of another target, with other columns: one error, when the bundle is loaded, assessed or deployed."
+    from mlops_workbench.jobs.steps import _answering
+    deploy(tmp_path, leaving_to("expert@champion"))
+    with pytest.raises(NotFoundError, match="rows are left to 'expert@champion': no model 'expert'"): load_bundle(tmp_path, "loans")
+    with pytest.raises(NotFoundError, match="abstain_to"): with_second(tmp_path, leaving_to("expert@champion"))
+    task = Task("loans", "approve", "binary", ("no", "yes"), ("income",))
+    found = SimpleNamespace(task=task, predictor=SimpleNamespace(features=SimpleNamespace(columns={"income": "number"})))
+    def asked(store, **told): return _answering(SimpleNamespace(store=store, settings=SimpleNamespace(assess=AssessSettings(**told))), found)
+    with pytest.raises(NotFoundError, match="no model 'expert'"): asked(tmp_path, abstain_to="expert", abstain_capacity=0.1)
+    for told in ({"abstain_to": "expert"}, {"abstain_to": "person", "abstain_capacity": 0.1}, {"abstain_to": "ask", "abstain_risk": 0.1}): assert asked(tmp_path, **told) is None
+    deploy(tmp_path, named("grades", framing="multiclass"))
+    with pytest.raises(InputError, match="whose target is 'grade', here 'approve'"): asked(tmp_path, abstain_to="grades", abstain_risk=0.1)
+    deploy(tmp_path, named("wide"))
+    with pytest.raises(InputError, match="which reads .*'children', 'member'"): asked(tmp_path, abstain_to="wide", abstain_risk=0.1)
+
+
+@pytest.mark.parametrize("rule, wish, answer", [
+    ("coverage >= 0.85", {"abstain_capacity": 0.1}, "pass"), ("coverage >= 0.95", {"abstain_capacity": 0.1}, "fail"), ("coverage >= 0.95", {}, "pass"), ("abstained <= 0.05", {"abstain_capacity": 0.1}, "fail"),
+    ("abstained_difference(g) <= 0.02", {"abstain_capacity": 0.2}, "fail"), ("abstained_difference(g) <= 0.02", {}, "pass"), ("error_of_answered <= 0.2", {"abstain_capacity": 0.5}, "pass"),
+    ("error_of_answered <= 0.2", {}, "fail"), ("set_coverage >= 0.9", {}, "pass"), ("set_coverage >= 0.99", {}, "fail")])
+def test_gates_on_what_a_band_leaves(rule, wish, answer):
+    "Asked about the band that is deployed, with the interval that the report shows; a blocking one holds the model back."
+    rng = np.random.default_rng(0)
+    g = rng.choice(["a", "b"], 3000, p=[0.7, 0.3])
+    p = np.where(g == "a", rng.beta(0.6, 0.6, 3000), rng.beta(2, 2, 3000))
+    rows = pl.DataFrame({"fold": np.arange(3000) % 5, "label": (rng.random(3000) < p).astype(int), "score": p})
+    a = assess_predictions(Task("t", "y", "binary", ("no", "yes")), rows, pl.DataFrame({"g": g}), gates={"rule": rule + ", block"}, settings=AssessSettings(mitigations=["thresholds"], **wish))
+    assert a.gates[0].answer == answer and bool(a.held_back) == (answer != "pass")
+    e, u = a.gates[0], a.uncertainty
+    assert e.n > 0 and (e.low is None or e.low <= e.estimate <= e.high)
+    if u.abstention:
+        row = u.abstention.table.row(0, named=True)
+        known = {"coverage": 1 - row["left"], "abstained": row["left"], "error_of_answered": row["wrong"]}
+        assert e.estimate == pytest.approx(known.get(rule.split()[0], e.estimate))
+    assert {"coverage", "abstained", "error_of_answered", "set_coverage", "abstained_difference(g)"} <= set(a.to_json()["estimates"])
+
+
+def test_gates_on_certainty_that_do_not_fit_are_refused():
+    three = Task("t", "y", "multiclass", ("a", "b", "c"))
+    rows = pl.DataFrame({"label": [0, 1, 2] * 40}).with_columns(score=pl.Series(np.full((120, 3), 1 / 3)))
+    assert assess_predictions(three, rows, pl.DataFrame(), gates={"sets": "set_coverage >= 0.5"}).gates[0].answer == "pass"
+    for rule, said in (("coverage >= 0.9", "does not fit a multiclass task"), ("abstained_difference >= 0.9", "by group"), ("abstained(g) >= 0.9", "without brackets"), ("coverage(slice:x) >= 0.9", "does not fit")):
+        with pytest.raises(SettingsError, match=said): assess_predictions(three, rows, pl.DataFrame(), gates={"rule": rule})

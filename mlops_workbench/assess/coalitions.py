@@ -62,16 +62,17 @@ def shares(
 
     from mlops_workbench.model.network import waves
     layer, cut = network.input, x.num.shape[1]
-    num, cat, H = torch.from_numpy(np.ascontiguousarray(x.num, np.float32)), torch.from_numpy(np.ascontiguousarray(x.cat)), network.bias.shape[-1]
-    out = torch.zeros(len(num), players + 1, H)
+    device, H = network.bias.device, network.bias.shape[-1]
+    num, cat, own = (torch.from_numpy(a).to(device) for a in (np.ascontiguousarray(x.num, np.float32), np.ascontiguousarray(x.cat), of[:cut]))
+    out = torch.zeros(len(num), players + 1, H, device=device)
     if len(network.numbers):
         inputs, wide = layer.numbers(num), layer.whole_columns
         column = torch.cat([layer.column, *([layer.own_column] if layer.parts["values"] else []), *([wide, wide] if layer.parts["wholes"] else []), *([layer.flags] if layer.parts["flags"] else [])])
-        owner = torch.from_numpy(of[:cut])[column]
+        owner = own[column]
         for p in owner.unique().tolist(): out[:, p] += inputs[:, owner == p] @ network.numbers[owner == p]
         if len(network.periodic):
             wave, f = waves(layer.wholes(inputs[:, :layer.parts["bins"]]), network.periodic[0]), network.periodic[0]
-            owner = torch.from_numpy(of[:cut])[wide].repeat_interleave(f.shape[-1]).repeat(2)
+            owner = own[wide].repeat_interleave(f.shape[-1]).repeat(2)
             for p in owner.unique().tolist(): out[:, p] += wave[:, owner == p] @ network.periodic[1][owner == p]
     if cat.shape[1]:
         rows = network.rows[layer.entries(cat)]                                    # [n, categories, H]
@@ -81,6 +82,7 @@ def shares(
 # %% ../../nbs/api/3_assess/03_coalitions.ipynb #c14fda2d
 class _Masked:
     "A function of encoded rows, given rows that are put together."
+    batch = 8192
     def __init__(self, predict: Predict): self.predict = predict
 
     def facing(self, game: "Game") -> "_Masked": return self
@@ -99,24 +101,34 @@ class _Masked:
 class _Layered:
     "A network, given what its first layer gives."
     def __init__(self, member: Any, game: "Game"):
-        self.network = member.module()
+        self.network = member.module().to(game.device)
         self.behind = shares(self.network, game.background, game.of, len(game.players))     # [B, d + 1, H]
         self.ground = self.behind[:, :-1].sum(dim=1) + self.network.bias
         self.ahead: Any = None                                                              # of the rows, once they are faced
+        self.batch = (1 << 17 if self.ground.device.type == "cpu" else 1 << 25) // self.ground.shape[-1]   # half a megabyte stays in a core's cache
 
     def facing(self, game: "Game") -> "_Layered":
         found = copy.copy(self)
         found.ahead = shares(self.network, game.rows, game.of, len(game.players))           # [n, d + 1, H]
         return found
 
+    def ask(self, r: Any, b: Any, order: Any, inside: Any) -> Any:   # int64 tensors [P], [P] and [P, m], float32 [q, m]
+        "What it answers [P * q] or [P * q, k], on its device."
+        import torch
+        every, H = self.behind.shape[1:]
+        part = lambda of, row: of.flatten(0, 1).index_select(0, (row[:, None] * every + order).flatten()).view(*order.shape, H)
+        change = part(self.ahead, r).sub_(part(self.behind, b))                              # [P, m, H]
+        start = (self.ground[b] + self.ahead[r, -1])[:, None].expand(-1, len(inside), -1)
+        return self.network.rest(torch.baddbmm(start, inside.expand(len(r), -1, -1), change).flatten(0, 1))
+
     def __call__(self, game: "Game", r: np.ndarray, b: np.ndarray, order: np.ndarray, inside: np.ndarray) -> np.ndarray:
         import torch
         with torch.inference_mode():
-            at, i, j = (torch.from_numpy(np.ascontiguousarray(a, np.int64)) for a in (order, r, b))
-            change = self.ahead[i[:, None], at] - self.behind[j[:, None], at]                # [P, m, H]
-            start = (self.ground[j] + self.ahead[i, -1])[:, None].expand(-1, len(inside), -1)
-            z = torch.baddbmm(start, torch.from_numpy(inside.astype(np.float32)).expand(len(r), -1, -1), change)
-            return self.network.rest(z.flatten(0, 1)).numpy().astype(np.float64)
+            i, j, at, within = (torch.from_numpy(np.ascontiguousarray(a, t)).to(self.ground.device) for a, t in ((r, np.int64), (b, np.int64), (order, np.int64), (inside, np.float32)))
+            return self.ask(i, j, at, within).cpu().numpy().astype(np.float64)
+
+def _check_finite(finite: bool) -> None:
+    if not finite: raise InputError("the model answers with a number that is not finite", where="the model that is explained", remedy="check the model")
 
 class Game:
     "Coalitions of a model's columns, against a background."
@@ -127,7 +139,8 @@ class Game:
         *,
         names: Sequence[str],   # the player of each encoded column, numbers first
         link: str = "logit",    # or identity
-        batch: int = 8192,      # answers at once
+        batch: int | None = None,   # answers at once; None: 8,192 of a function, of networks what fits the cache or the GPU
+        device: str = "cpu",    # where networks are asked: 'cpu', 'cuda' or 'mps'
     ):
         width = background.num.shape[1] + background.cat.shape[1]
         if len(names) != width: raise InputError(f"{len(names)} names for {width} encoded columns", where="names", remedy="give the raw column's name of each encoded column")
@@ -138,10 +151,12 @@ class Game:
         self.players = [n for n in dict.fromkeys(names) if n]
         place = {n: i for i, n in enumerate(self.players)}
         self.of = np.array([place.get(n, -1) for n in names], dtype=np.int64)   # -1: always the row's own
-        self.batch = max(256, min(batch, 4_000_000 // max(1, width)))
+        self.device = device
         members = model.members if hasattr(model, "calibration") else [model]
         self.parts: list[Any] = [self._part(m) for m in members]
         self.join = self._joined(model)
+        self.batch = max(256, min(batch or max(p.batch for p in self.parts), 4_000_000 // max(1, width) if any(isinstance(p, _Masked) for p in self.parts) else 1 << 30))
+        self.there = device.startswith("cuda") and not hasattr(model, "calibration") and isinstance(self.parts[0], _Layered)   # a network alone: nothing need leave the GPU
 
     def _part(self, member: Any) -> Any:
         "How that member is asked."
@@ -184,7 +199,7 @@ class Game:
 
     def _asked(self, r: np.ndarray, b: np.ndarray, order: np.ndarray, inside: np.ndarray) -> np.ndarray:
         found = self.link(self.join([p(self, r, b, order, inside) for p in self.parts]))
-        if not np.isfinite(found).all(): raise InputError("the model answers with a number that is not finite", where="the model that is explained", remedy="check the model")
+        _check_finite(bool(np.isfinite(found).all()))
         return found.reshape(len(r), len(inside), -1)
 
     def differs(
@@ -318,6 +333,35 @@ def _spread(n: int, B: int, d: int, rng: np.random.Generator) -> np.ndarray:
     cell = rng.permuted(np.broadcast_to(np.arange(B, dtype=np.float64), (n, d, B)), axis=2) + rng.random((n, d, B))
     return (cell / B).swapaxes(1, 2).reshape(n * B, d)
 
+def _gains_there(game: Game, design: Callable[[int], Design], rng: np.random.Generator, known: tuple[np.ndarray, np.ndarray] | None) -> tuple[np.ndarray, np.ndarray]:
+    "What `gains` gives of a network alone, where it lies: orders, coalitions, answers and values."
+    import torch
+    part, (empty, full), B, d = game.parts[0], game.ends(), len(game.background), len(game.players)
+    n, k, device = *full.shape, part.ground.device
+    g = torch.Generator(device).manual_seed(int(rng.integers(2**62)))
+    to = lambda a: torch.from_numpy(np.array(a, order="C")).to(device)
+    with torch.inference_mode():
+        draw = lambda: torch.rand(n, d, B, generator=g, device=device)
+        empty, full, other = to(empty).view(n * B, k), to(full), torch.zeros(n, B, d + 1, dtype=torch.bool, device=device)
+        for x, y, p in zip([*game.rows.num.T, *game.rows.cat.T], [*game.background.num.T, *game.background.cat.T], game.of.tolist()):
+            x, y = to(x)[:, None], to(y)
+            other[:, :, p] |= (x != y) & ~((x != x) & (y != y))
+        other = other[:, :, :-1].reshape(n * B, d)
+        order = torch.where(other, ((draw().argsort(-1) + draw()) / B).transpose(1, 2).reshape(n * B, d), 2.0).argsort(1)   # as `_spread` does
+        found, exact = (torch.zeros(n * B, d, k, dtype=torch.float64, device=device), torch.ones(n * B, dtype=torch.bool, device=device)) if known is None else (to(known[0]).view(n * B, d, k), to(known[1]).view(-1))
+        many = other.sum(dim=1) * (~exact if known is not None else 1)
+        for m in many[many > 0].unique().tolist():
+            how = design(m)
+            inside, weight = to(how.inside.astype(np.float32)), to(how.weight if isinstance(how.weight, np.ndarray) else how.weight.toarray())
+            for at in (many == m).nonzero()[:, 0].split(max(1, game.batch // max(1, len(inside)))):
+                r, b, players = at // B, at % B, order[at, :m]
+                answers = part.ask(r, b, players, inside).double().view(len(at), -1, k) if len(inside) else empty.new_zeros(len(at), 0, k)
+                if game.link is log_odds: answers = answers.clamp(1e-7, 1 - 1e-7).logit()
+                found[at[:, None], players] = weight @ torch.cat([answers, empty[at, None], full[r, None]], dim=1)
+                exact[at] = how.exact
+        _check_finite(bool(found.isfinite().all()))
+        return found.view(n, B, d, k).cpu().numpy(), exact.view(n, B).cpu().numpy()
+
 def gains(
     game: Game,                              # facing rows
     design: Callable[[int], Design],         # for so many players
@@ -326,6 +370,7 @@ def gains(
     known: tuple[np.ndarray, np.ndarray] | None = None,   # what this gave before
 ) -> tuple[np.ndarray, np.ndarray]:          # float64 [n, B, d, k], bool [n, B]
     "Each player's value for every row and background row, and which of them are exact."
+    if game.there: return _gains_there(game, design, rng, known)
     n, B, d = len(game.rows), len(game.background), len(game.players)
     if known is None: found, exact = np.zeros((n, B, d, game.ends()[1].shape[1])), np.ones((n, B), bool)
     else: found, exact = known[0].copy(), known[1].copy()

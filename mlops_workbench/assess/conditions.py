@@ -159,10 +159,10 @@ VALUES, MOST = 10, 50   # numbers with more different values are binned; values 
 def _number(x: float) -> str: return str(int(x)) if x.is_integer() and abs(x) < 2**63 else repr(x)
 
 def _edges(x: np.ndarray, bins: int) -> np.ndarray:
-    "Inner ends of the quantile bins of known numbers, each a value that occurs; more where one value fills a bin."
-    edges, low = np.unique(np.quantile(x, np.linspace(0, 1, bins + 1)[1:-1], method="lower")), x.min()
-    heavy = [e for e in edges if np.count_nonzero(x == e) * bins >= len(x)]
-    more = [x[x > e].min() for e in heavy if (x > e).any()]
+    "Inner ends of the quantile bins of sorted numbers, each a value that occurs; more where one value fills a bin."
+    edges, low = np.unique(x[(np.linspace(0, 1, bins + 1)[1:-1] * (len(x) - 1)).astype(int)]), x[0]
+    first, behind = (np.searchsorted(x, edges, side=s) for s in ("left", "right"))
+    more = x[behind[((behind - first) * bins >= len(x)) & (behind < len(x))]]   # what follows a value that fills a bin
     edges = np.unique([*edges, *more])
     edges = edges[(edges > low) & np.isfinite(edges)]
     short = np.unique([e if e.is_integer() else float(f"{e:.4g}") for e in edges])   # as a person would write them, where that keeps them apart
@@ -171,9 +171,9 @@ def _edges(x: np.ndarray, bins: int) -> np.ndarray:
 def _binned(column: pl.Series, bins: int) -> tuple[np.ndarray, list[Condition]]:
     "The bin of each row [n] and what each bin asks; a missing value has the code behind the last bin."
     dates, name = not column.dtype.is_numeric(), column.name
-    x = (_moments(column).to_physical() if dates else column).cast(pl.Float64).to_numpy()
-    known = x[~np.isnan(x)]
-    edges = _edges(known, bins)
+    values = (_moments(column).to_physical() if dates else column).cast(pl.Float64)
+    x = values.to_numpy()
+    edges = _edges(values.drop_nulls().drop_nans().sort().to_numpy(), bins)
     codes = np.zeros(len(x), np.uint8)
     for e in edges: codes += x >= e
     said = ["", *((datetime(1970, 1, 1) + timedelta(microseconds=int(e))).isoformat() if dates else _number(float(e)) for e in edges), ""]
@@ -182,16 +182,15 @@ def _binned(column: pl.Series, bins: int) -> tuple[np.ndarray, list[Condition]]:
 
 def _is_text(t: pl.DataType) -> bool: return t in (pl.String, pl.Categorical, pl.Enum)
 
-def _valued(column: pl.Series, min_support: int) -> tuple[np.ndarray, list[Condition]]:
-    "The value of each row [n] and what each asks, frequent values in the order of their texts and then the rare ones together; a missing value has the code behind."
+def _valued(column: pl.Series, min_support: int) -> tuple[np.ndarray, np.ndarray, list[Condition]]:
+    "The place [n] of each row's value, the code of each place and what each code asks: frequent values in the order of their texts and then the rare ones together; a missing value has the code behind."
     values = column.drop_nulls().unique(maintain_order=True)
     coded = column.cast(pl.String).cast(pl.Enum(values.cast(pl.String))).to_physical() if _is_text(column.dtype) else column.replace_strict(values, range(len(values)), default=None, return_dtype=pl.UInt32)
     place, texts, counts = coded.fill_null(len(values)).to_numpy(), as_text(values).to_list(), {}
     for t, n in zip(texts, np.bincount(place, minlength=len(values)).tolist()): counts[t] = counts.get(t, 0) + n   # several values may be one text, such as ' a' and 'a'
     often = sorted(sorted((t for t, n in counts.items() if t is not None and n >= min_support), key=lambda t: (-counts[t], t))[:MOST])
     of = {t: k for k, t in enumerate(often)} | {None: len(often) + 1}
-    codes = np.array([*(of.get(t, len(often)) for t in texts), len(often) + 1], np.uint8)[place]
-    return codes, [*(Condition(column.name, "=", v) for v in often), Condition(column.name, "in")]
+    return place, np.array([*(of.get(t, len(often)) for t in texts), len(often) + 1]), [*(Condition(column.name, "=", v) for v in often), Condition(column.name, "in")]
 
 def code_column(
     column: pl.Series,   # of a type that can be sliced
@@ -201,12 +200,14 @@ def code_column(
 ) -> tuple[np.ndarray, list[Condition]]:   # uint8 [n], and what each code asks
     "The code [n] of each row and the condition of each code; rows of no condition have the code behind the last."
     several = column.head(1000).n_unique() > VALUES + 1 or not _is_text(column.dtype) and column.n_unique() > VALUES + 1
-    if several and not _is_text(column.dtype): codes, conditions = _binned(column, bins)
-    else: codes, conditions = _valued(column, min_support)
+    if several and not _is_text(column.dtype):
+        place, conditions = _binned(column, bins)
+        of = np.arange(len(conditions) + 1)
+    else: place, of, conditions = _valued(column, min_support)
     conditions = [*conditions, Condition(column.name, "missing")]
-    counts = np.bincount(codes, minlength=len(conditions))
-    kept = [i for i, c in enumerate(conditions) if min_support <= counts[i] <= len(codes) - 2 and (c.kind != "in" or c.low or c.high)]
-    place = np.full(len(conditions), len(kept), np.uint8)
-    place[kept] = np.arange(len(kept))
-    return place[codes], [conditions[i] for i in kept]
+    counts = np.bincount(of, np.bincount(place, minlength=len(of)), len(conditions))
+    kept = [i for i, c in enumerate(conditions) if min_support <= counts[i] <= len(place) - 2 and (c.kind != "in" or c.low or c.high)]
+    codes = np.full(len(conditions), len(kept), np.uint8)
+    codes[kept] = np.arange(len(kept))
+    return codes[of][place], [conditions[i] for i in kept]
 

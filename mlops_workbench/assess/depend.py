@@ -108,7 +108,7 @@ def dependence_figure(
         for i, r in enumerate(means.iter_rows(named=True)): ax.plot([i - 0.3, i + 0.3], [r["attribution"]] * 2, color="#1f2a37", linewidth=1.5)
         ax.set_xticks(range(len(names)), [n if len(n) <= 22 else n[:21] + "…" for n in names], rotation=20, ha="right", parse_math=False)
     ax.set_xlabel(column if len(column) <= 60 else column[:59] + "…", parse_math=False)
-    ax.set_ylabel(f"value, {unit}")
+    ax.set_ylabel(f"value, {unit}", parse_math=False)
     told = "; ".join(f"{r['value']}: {interval(r['attribution'], r['low'], r['high'])}" for r in means.iter_rows(named=True))
     return picture(fig, f"What {column} did to the answer, in {unit}, by its value, with intervals: {told}.")
 

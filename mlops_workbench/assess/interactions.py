@@ -98,7 +98,7 @@ def interactions(
     link: str = "logit",      # logit for probabilities, identity for a regression
     walks: int = 1,           # rounds of zigzag walks for each row and background row, where more than eight columns differ
     seed: int = 0,            # of the walks
-    batch: int = 8192,        # answers asked for at once
+    batch: int | None = None, # answers asked for at once; None: as `Game` takes it
 ) -> Interactions:
     "How much each two columns count together, for every row."
     if len(rows) == 0: raise InputError("no rows to explain", where="rows", remedy="give at least one row")

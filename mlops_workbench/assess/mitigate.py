@@ -4,11 +4,11 @@
 
 # %% auto #0
 __all__ = ['UNMITIGATED', 'COMMON', 'BY_GROUP', 'Limit', 'Grid', 'first_within', 'fit_common', 'fit_by_group', 'Candidate',
-           'make_folds', 'fit_policies', 'candidates_table', 'candidates_figure']
+           'make_folds', 'fit_policies', 'judged', 'candidates_table', 'frontier', 'candidates_figure']
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #2e48c6a9
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -199,7 +199,7 @@ UNMITIGATED, COMMON, BY_GROUP = "unmitigated", "common threshold", "thresholds b
 @dataclass(frozen=True)
 class Candidate:
     "A policy with the evidence about it."
-    name: str                # unmitigated, common threshold or thresholds by group
+    name: str                # unmitigated, common threshold, thresholds by group, or another model's
     policy: Policy           # to deploy, fitted on all rows
     decisions: np.ndarray    # [n] made with thresholds fitted on other rows
     value: Estimate          # of a decision
@@ -261,17 +261,31 @@ def fit_policies(
         rest, here = folds != k, folds == k
         for name, (policy, _) in fit(labels[rest], scores[rest], groups[rest], each[rest]).items():
             decided[name][here] = policy.decide(scores[here], groups[here])
-    options: dict[str, Any] = {"confidence": confidence, "replicates": replicates, "seed": seed}
-    worth, out = partial(mean_value, amounts=amounts, **options), []
-    for name, (policy, fitted) in final.items():
-        row = disparities(labels, decided[name], groups, metrics=[limit.metric], small=small, **options).row(0, named=True)
-        disparity = Estimate(row["estimate"], row["low"], row["high"], row["n"], row["note"])
-        end = disparity.low if limit.is_ratio else disparity.high
-        kept = end is not None and bool(limit.slack(end) >= 0)
-        out.append(Candidate(name, policy, decided[name], worth(labels, decided[name], value),
-                             worth(labels, decided[UNMITIGATED], value, against=decided[name]), disparity, kept,
-                             _note(name, policy, limit, kept, fitted, disparity)))
-    return out
+    known: dict[str, Any] = {"against": decided[UNMITIGATED], "value": value, "amounts": amounts, "limit": limit, "small": small, "confidence": confidence, "replicates": replicates, "seed": seed}
+    return [judged(name, policy, labels, decided[name], groups, note=partial(_note, name, policy, limit, fitted), **known) for name, (policy, fitted) in final.items()]
+
+def judged(
+    name: str,                  # of the candidate
+    policy: Policy,             # that decides, of this or of another model
+    labels: np.ndarray,         # [n] 1 positive, 0 negative
+    decisions: np.ndarray,      # [n] made without knowledge of the rows' labels
+    groups: np.ndarray,         # [n] text
+    *,
+    against: np.ndarray,        # [n] the unmitigated decisions
+    value: Mapping[str, float], # worth of one outcome: tp, fp, fn, tn
+    amounts: np.ndarray | None = None,   # [n] that a row's value is multiplied by
+    limit: Limit,               # what the disparity must keep to
+    note: Callable[[bool, Estimate], str],   # what a reader must know, where the limit is kept or not, and of the disparity
+    small: int = 30,            # groups with fewer rows are not compared
+    **options: Any,             # confidence, replicates, seed
+) -> Candidate:
+    "The candidate with its value, its price and its disparity, all with intervals."
+    row = disparities(labels, decisions, groups, metrics=[limit.metric], small=small, **options).row(0, named=True)
+    disparity = Estimate(row["estimate"], row["low"], row["high"], row["n"], row["note"])
+    end = disparity.low if limit.is_ratio else disparity.high
+    kept = end is not None and bool(limit.slack(end) >= 0)
+    worth = partial(mean_value, amounts=amounts, **options)
+    return Candidate(name, policy, decisions, worth(labels, decisions, value), worth(labels, against, value, against=decisions), disparity, kept, note(kept, disparity))
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #211a7789
 def _fit(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, amounts: np.ndarray, *, value: Mapping[str, float], column: str, limit: Limit,
@@ -291,20 +305,20 @@ def _fit(labels: np.ndarray, scores: np.ndarray, groups: np.ndarray, amounts: np
         policies[BY_GROUP] = Policy("by_group", group_column=column, thresholds=thresholds, fallback=common, note=note), kept
     return policies
 
-def _note(name: str, policy: Policy, limit: Limit, kept: bool, fitted: bool, disparity: Estimate) -> str:
+def _note(name: str, policy: Policy, limit: Limit, fitted: bool, kept: bool, disparity: Estimate) -> str:
     "What a reader of the candidate must know."
     parts = []
     if name != UNMITIGATED and not fitted:
         parts.append(f"no such policy keeps to {limit} over its whole interval and is worth more than deciding alike for all; this one comes nearest")
     elif not kept and disparity.value is not None: parts.append(f"the interval of the disparity does not keep to {limit}")
-    if name == BY_GROUP: parts.append(f"needs {policy.group_column} when deciding, and is unlawful in some uses")
+    if name == BY_GROUP: parts.append(f"needs {policy.group_column} when deciding, and is unlawful in some uses; people of a missing, small or unseen group get the common threshold of {policy.fallback:.4g}")
     if name == COMMON: parts.append("needs no attribute when deciding")
     if disparity.note: parts.append(disparity.note)
     return "; ".join(parts)
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #4afef28a
 def candidates_table(
-    candidates: list[Candidate],   # what `fit_policies` returned
+    candidates: list[Candidate],   # what `fit_policies` returned, and others
 ) -> pl.DataFrame:
     "A row for each candidate: its disparity, value and price per 1,000 decisions with intervals, selection rate, kept, note."
     def per(e: Estimate) -> str: return show.interval(*(None if v is None else 1000 * v for v in (e.value, e.low, e.high)))
@@ -314,21 +328,35 @@ def candidates_table(
         "selected": float(c.decisions.mean()), "n": c.value.n, "note": c.note} for c in candidates])
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #5bd91b2b
+def frontier(
+    candidates: list[Candidate],   # any
+    limit: Limit,                  # whose disparity counts
+) -> list[Candidate]:
+    "Those of which no other is both worth more and less disparate, the least disparate first; by estimates, not by their intervals."
+    known = [(c.value.value, float(limit.slack(c.disparity.value)), c) for c in candidates if c.value.value is not None and c.disparity.value is not None]
+    best = [(s, c) for v, s, c in known if not any(v2 >= v and s2 >= s and (v2 > v or s2 > s) for v2, s2, _ in known)]
+    return [c for _, c in sorted(best, key=lambda p: -p[0])]
+
 def candidates_figure(
     candidates: list[Candidate],    # what `fit_policies` returned
     limit: Limit,                   # what the disparity must keep to
     *,
     column: str = "",               # the name of the sensitive column
+    others: Sequence[Candidate] = (),   # of other models
+    chosen: str = "",               # the name of the one that is to be deployed
 ) -> Any:
-    "A figure of value against disparity, both with intervals, and the limit."
-    fig, ax = show.figure(5.8, 3.6)
-    for c, colour, marker in zip(candidates, show.palette, "os^"):
-        x, y = c.disparity, c.value
+    "A figure of value against disparity, both with intervals, the frontier, the limit and the chosen one; those of other models are hollow."
+    fig, ax = show.figure(6.6 if others else 5.8, 4.4 if others else 3.6)
+    edge = frontier([*candidates, *others], limit)
+    ax.plot([c.disparity.value for c in edge], [1000 * (c.value.value or 0) for c in edge], color="0.75", lw=1.2, zorder=0, label="frontier")
+    for i, c in enumerate([*candidates, *others]):
+        own, colour, x, y = i < len(candidates), show.palette[i % len(show.palette)], c.disparity, c.value
         if x.value is None or y.value is None: continue
         ends: list[Callable[[Estimate], float]] = [lambda e: (e.value or 0) - (e.low or 0), lambda e: (e.high or 0) - (e.value or 0)]
         ax.errorbar(x.value, 1000 * y.value, xerr=[[max(f(x), 0)] for f in ends], yerr=[[max(1000 * f(y), 0)] for f in ends],
-                    fmt=marker, ms=8, lw=1.4, capsize=3, color=colour, label=c.name)
+                    fmt="os^"[i] if own else "DvP<X>"[i % 6], ms=8, lw=1.4 if own else 0.8, capsize=3, color=colour, mfc=colour if own else "white", label=c.name + (", chosen" if c.name == chosen else ""))
+        if c.name == chosen: ax.plot(x.value, 1000 * y.value, "o", ms=17, mfc="none", mec="0.2", mew=1.3, zorder=3)
     ax.axvline(limit.value, color="0.35", lw=1.2, ls="--", label=f"limit: {limit}")
     ax.set(xlabel=f"{limit.metric}({column})" if column else limit.metric, ylabel="value of 1,000 decisions")
-    ax.legend(frameon=False, fontsize=8)
+    ax.legend(frameon=False, fontsize=8, **({"loc": "upper left", "bbox_to_anchor": (1.01, 1)} if others else {}))
     return fig

@@ -6,6 +6,7 @@
 __all__ = ['BINS', 'VALUES', 'TOGETHER', 'binned', 'proxies']
 
 # %% ../../nbs/api/3_assess/02c_proxies.ipynb #d862aaee
+import os
 from collections.abc import Sequence
 from typing import Any
 
@@ -57,7 +58,7 @@ def _together(x: np.ndarray, y: np.ndarray, fold: np.ndarray, texts: list[int], 
     import lightgbm as lgb
     k = int(y.max()) + 1
     told = {"objective": "binary"} if k == 2 else {"objective": "multiclass", "num_class": k}
-    settings: dict[str, Any] = {**told, "num_leaves": 15, "learning_rate": 0.08, "min_data_in_leaf": 20, "lambda_l2": 1.0, "verbosity": -1, "seed": seed, "deterministic": True, "force_row_wise": True}
+    settings: dict[str, Any] = {**told, "num_leaves": 15, "learning_rate": 0.08, "min_data_in_leaf": 20, "lambda_l2": 1.0, "verbosity": -1, "seed": seed, "deterministic": True, "force_row_wise": True, "num_threads": min(1 + len(y) // 20_000, os.cpu_count() or 1)}   # on few rows more threads only wait
     out = np.zeros((len(y), k))
     for f in range(int(fold.max()) + 1):
         p = np.asarray(lgb.train(settings, lgb.Dataset(x[fold != f], y[fold != f], categorical_feature=texts), num_boost_round=80).predict(x[fold == f]))

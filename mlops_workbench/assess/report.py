@@ -20,13 +20,13 @@ from typing import Any
 from .. import __version__
 from ..core.errors import InputError, NotFoundError
 from ..core.secrets import redact
-from ..core.show import badge, escape, table
+from ..core.show import badge, cut, escape, table
 
 # %% ../../nbs/api/3_assess/06_report.ipynb #8c8de3d8
 _TAGS = set("""a abbr b blockquote br caption code col colgroup dd del details div dl dt em figcaption figure h1 h2 h3 h4 h5 h6 hr i img ins kbd
     li mark ol p pre q s samp small span strong sub summary sup table tbody td tfoot th thead tr u ul var""".split())
 _ATTRIBUTES = {"class", "style", "title", "role", "lang", "dir", "aria-label", "aria-hidden", "colspan", "rowspan", "scope", "headers", "alt", "width",
-               "height", "open", "start", "align"}
+               "height", "open", "start", "align"}   # and a tabindex of 0, for what scrolls
 _STYLES = set("""background background-color border border-bottom border-collapse border-color border-left border-radius border-right border-spacing
     border-style border-top border-width caption-side color display flex flex-wrap font-family font-size font-style font-variant-numeric font-weight gap
     height letter-spacing line-height margin margin-bottom margin-left margin-right margin-top max-height max-width min-width overflow overflow-x
@@ -37,6 +37,7 @@ _DROPPED = re.compile(r"<(script|style|iframe|object|embed|noscript|template|svg
 def _allowed(tag: str, name: str, value: str) -> bool:
     "Whether an attribute may stay."
     value = re.sub(r"[\x00-\x20]+", "", html.unescape(value)).lower()
+    if name == "tabindex": return value == "0"
     if name == "href": return tag == "a" and re.match(r"(https?://|mailto:|#|[^:]*$|[^:]*[/?#])", value) is not None
     if name == "src": return tag == "img" and value.startswith("data:image/")
     if name == "style": return "\\" not in value and "(" not in re.sub(r"\b(rgba?|hsla?|calc)\(", "", value)
@@ -50,7 +51,7 @@ def clean_html(
     from bleach.sanitizer import Cleaner
     cleaner = Cleaner(tags=_TAGS, attributes=_allowed, protocols={"http", "https", "mailto", "data"}, strip=True, strip_comments=True,
                       css_sanitizer=CSSSanitizer(allowed_css_properties=_STYLES))
-    return cleaner.clean(_DROPPED.sub("", markup))
+    return re.sub(r"<img\b(?![^>]* alt=)[^>]*>", lambda img: img[0].replace("<img", '<img alt="A picture without a description"') if " src=" in img[0] else "", cleaner.clean(_DROPPED.sub("", markup)))
 
 # %% ../../nbs/api/3_assess/06_report.ipynb #ed617dc0
 _ANSI = re.compile(r"\x1b(?:\[[0-?]*[ -/]*[@-~]|\][^\x07\x1b]*(?:\x07|\x1b\\)|[@-Z\\-_])")
@@ -102,6 +103,10 @@ def _image(page: _Page, kind: str, data: str, output: Mapping, plain: str) -> st
     if kind == "image/svg+xml": data = base64.b64encode(data.encode()).decode()
     return f'<figure><img src="data:{kind};base64,{escape(re.sub(r"[^A-Za-z0-9+/=]", "", data))}" alt="{escape(redact(alt))}"></figure>'
 
+def _printed(text: str) -> str:
+    "Text in a box that scrolls where it is long, with the keyboard too."
+    return f'<pre tabindex="0" role="group" aria-label="Printed text">{escape(text)}</pre>'
+
 def _bundle(page: _Page, output: Mapping) -> str:
     "The richest form of a displayed object that can stand in a page."
     data = {k: "".join(v) if isinstance(v, list) else v for k, v in output["data"].items()}
@@ -113,8 +118,8 @@ def _bundle(page: _Page, output: Mapping) -> str:
         if kind in data: return _image(page, kind, data[kind], output, plain)
     if "text/markdown" in data: return f'<div class="prose">{page.markdown(data["text/markdown"])}</div>'
     if any("widget" in k or "javascript" in k or "plotly" in k or "vega" in k for k in data) or "text/html" in data: return f'<p class="quiet">{_LIVE}</p>'
-    if "application/json" in data: return f'<pre>{escape(plain_text(json.dumps(data["application/json"], indent=2, ensure_ascii=False)))}</pre>'
-    return f"<pre>{escape(plain)}</pre>" if plain and not _NOISE.match(plain) else ""
+    if "application/json" in data: return _printed(plain_text(json.dumps(data["application/json"], indent=2, ensure_ascii=False)))
+    return _printed(plain) if plain and not _NOISE.match(plain) else ""
 
 def _output(page: _Page, output: Mapping) -> str:
     "HTML of one output of a cell."
@@ -122,7 +127,7 @@ def _output(page: _Page, output: Mapping) -> str:
     if output["output_type"] != "stream": return _bundle(page, output)
     text = plain_text("".join(output["text"]))
     if not text: return ""
-    if output["name"] == "stdout": return f"<pre>{escape(text)}</pre>"
+    if output["name"] == "stdout": return _printed(text)
     count = len(text.splitlines())
     return f'<details class="fold"><summary>Messages, {count} {"line" if count == 1 else "lines"}</summary><pre>{escape(text)}</pre></details>'
 
@@ -156,7 +161,7 @@ def _cell(page: _Page, cell: Mapping, number: int, reached: bool) -> str:
     code = _code(cell["source"])
     shown = "".join(_output(page, o) for o in _merged(cell.get("outputs", [])))
     folded = f'<details class="fold source"><summary>{label}</summary>{code}</details>' if code else ""
-    return f'<section class="cell" id="cell-{number}">{folded}<div class="out">{shown}</div></section>' if shown else f'<section class="cell bare" id="cell-{number}">{folded}</section>'
+    return f'<section class="cell" id="cell-{number}">{folded}<div class="out" tabindex="0" role="group" aria-label="Result">{shown}</div></section>' if shown else f'<section class="cell bare" id="cell-{number}">{folded}</section>'
 
 def _merged(outputs: list) -> list:
     "The outputs, neighbouring pieces of one stream joined, and the error stream last."
@@ -241,7 +246,7 @@ body{margin:0;background:#fff;color:var(--ink);font:16px/1.6 system-ui,-apple-sy
 a{color:var(--link)} h1,h2,h3,h4{line-height:1.25;text-wrap:balance} code,pre{font-family:ui-monospace,SFMono-Regular,Menlo,Consolas,"DejaVu Sans Mono",monospace}
 code{font-size:.88em;background:#eef1f5;border-radius:4px;padding:.1em .35em} pre{margin:.75rem 0;font-size:13px;line-height:1.5;white-space:pre-wrap}
 header{background:var(--wash);border-bottom:1px solid var(--line)}
-.wide{max-width:1180px;margin:0 auto;padding:0 24px}
+.wide{max-width:1320px;margin:0 auto;padding:0 24px}
 header .wide{padding-top:32px;padding-bottom:24px} header h1{margin:0 0 .2em;font-size:2rem;letter-spacing:-.01em}
 .lede{margin:0 0 1rem;max-width:70ch;color:var(--soft);font-size:1.05rem} .lede p{margin:0}
 .facts{display:flex;flex-wrap:wrap;gap:.6rem 1.7rem;margin:1rem 0 .6rem} .facts div{min-width:0}
@@ -252,11 +257,11 @@ details.fold>summary{cursor:pointer;color:var(--soft);font-size:.82rem;width:fit
 nav{position:sticky;top:0;max-height:100vh;overflow-y:auto;padding:28px 0;font-size:.88rem;line-height:1.4} nav p{margin:0 0 .5rem;font-weight:600}
 nav ol,.contents ol{list-style:none;margin:0;padding:0} nav li,.contents li{margin:.4rem 0} .l3{padding-left:.9rem}
 nav a,.contents a{color:var(--soft);text-decoration:none} nav a:hover,.contents a:hover{color:var(--link);text-decoration:underline} .contents{display:none}
-main{min-width:0;max-width:880px;padding:12px 0 64px} .alone{grid-template-columns:minmax(0,1fr)}
+main{min-width:0;max-width:1020px;padding:12px 0 64px} .alone{grid-template-columns:minmax(0,1fr)}
 .prose>*{max-width:72ch} .prose h2{max-width:none;margin:2.4rem 0 .6rem;padding-top:.9rem;border-top:1px solid var(--line);font-size:1.45rem} .prose h3{margin:1.8rem 0 .4rem;font-size:1.15rem}
 main>.prose:first-child h2:first-child{margin-top:1rem;border-top:0;padding-top:0}
 .prose p,.prose ul,.prose ol{margin:.7rem 0} blockquote{margin:1rem 0;padding-left:1rem;border-left:3px solid var(--line);color:var(--soft)}
-.prose pre,.source pre{background:var(--wash);border:1px solid var(--line);border-radius:6px;padding:10px 14px;overflow-x:auto;white-space:pre} .prose pre code{background:none;padding:0}
+.prose pre,.source pre{background:var(--wash);border:1px solid var(--line);border-radius:6px;padding:10px 14px;overflow-wrap:anywhere} .prose pre code{background:none;padding:0}
 .cell{margin:.7rem 0} .bare{margin:.2rem 1.2rem .2rem 0;display:inline-block;vertical-align:top;max-width:100%} .bare:has(details[open]){display:block} .out{overflow-x:auto} .out>pre{background:var(--wash);border-radius:6px;padding:10px 14px;max-height:26rem;overflow:auto} .source{margin-bottom:.3rem}
 table{border-collapse:collapse;font-size:.88rem;line-height:1.45;margin:.4rem 0 1rem;font-variant-numeric:tabular-nums} .prose table{display:block;overflow-x:auto;max-width:100%}
 th,td{padding:4px 12px 4px 8px;text-align:left;vertical-align:top} thead th{border-bottom:1px solid #8a8f98;font-weight:600;white-space:nowrap} tbody tr+tr>*{border-top:1px solid #eceff2} tbody tr:hover{background:#fafbfc}
@@ -276,7 +281,7 @@ STYLE_NARROW = """
  .out img{max-width:max(100%,540px)!important} th,td{padding:4px 8px 4px 6px}}
 @page{margin:16mm 15mm}
 @media print{body{font-size:10.5pt;line-height:1.45} header{background:none} nav,.contents,.source,.skip{display:none!important} .body{display:block} .wide,main{max-width:none;padding-left:0;padding-right:0}
- .out,.out>pre,.out div{overflow:visible!important;max-height:none} table{font-size:8.5pt} th,td{padding:2px 6px!important;white-space:normal!important;overflow-wrap:anywhere} pre{white-space:pre-wrap!important} h2,h3{break-after:avoid} figure,img,tr,.failure,.warning{break-inside:avoid} thead{display:table-header-group} a{color:inherit} details:not([open]){display:none} .folds{display:block}
+ .out,.out>pre,.out div{overflow:visible!important;max-height:none} table{font-size:8.5pt} th,td{padding:2px 4px!important;white-space:normal!important;overflow-wrap:anywhere} .many .out{columns:3} .many th{white-space:nowrap!important} pre{white-space:pre-wrap!important} h2,h3{break-after:avoid} figure,img,tr,.failure,.warning{break-inside:avoid} thead{display:table-header-group} a{color:inherit} details::details-content{content-visibility:visible!important;display:block!important;block-size:auto!important} .folds{display:block} td{min-width:0!important}
  *{-webkit-print-color-adjust:exact;print-color-adjust:exact}}
 @media (prefers-reduced-motion:reduce){html{scroll-behavior:auto}}
 """
@@ -290,7 +295,7 @@ _TEMPLATE = """<!doctype html>
 {% macro contents() %}<ol>{% for level, text, slug in headings %}<li class="l{{ level }}"><a href="#{{ slug }}">{{ text }}</a></li>{% endfor %}</ol>{% endmacro %}
 <header><div class="wide"><h1>{{ title }}</h1>{% if lede %}<div class="lede">{{ lede }}</div>{% endif %}
 {% if facts %}<dl class="facts">{% for name, value in facts.items() %}<div><dt>{{ name }}</dt><dd>{{ value }}</dd></div>{% endfor %}</dl>{% endif %}
-{% if details %}<div class="folds">{% for name, part in details.items() %}<details class="fold"><summary>{{ name }}</summary><div class="out">{{ part }}</div></details>{% endfor %}</div>{% endif %}</div></header>
+{% if details %}<div class="folds">{% for name, part in details.items() %}<details class="fold{% if name == "Packages" %} many{% endif %}"><summary>{{ name }}</summary><div class="out" tabindex="0" role="group" aria-label="{{ name }}">{{ part }}</div></details>{% endfor %}</div>{% endif %}</div></header>
 <div class="wide body{% if headings|length < 2 %} alone{% endif %}">{% if headings|length > 1 %}<nav aria-label="Contents"><p>Contents</p>{{ contents() }}</nav>
 <details class="contents"><summary>Contents</summary>{{ contents() }}</details>{% endif %}
 <main id="main">{{ failure }}{% for w in warnings %}<p class="warning" role="note">{{ w }}</p>{% endfor %}
@@ -373,7 +378,7 @@ def html_page(
     "The path of the page, written whole: one file that needs nothing else."
     page, body = _Page(Path()), []
     for name, part in parts.items():
-        heading = re.sub(r"<h([1-6])>(.*?)</h\1>", page._heading, f"<h2>{escape(redact(name))}</h2>", flags=re.S)
-        body.append(f'<div class="prose">{heading}</div><section class="cell"><div class="out"><div class="rich">{redact(part._repr_html_())}</div></div></section>')
+        heading = re.sub(r"<h([1-6])>(.*?)</h\1>", page._heading, f"<h2>{escape(cut(redact(name)))}</h2>", flags=re.S)
+        body.append(f'<div class="prose">{heading}</div><section class="cell"><div class="out" tabindex="0" role="group" aria-label="{escape(cut(redact(name)))}"><div class="rich">{redact(part._repr_html_())}</div></div></section>')
     return _write(Path(out), _page_text(page, title=redact(title), lede=escape(redact(lede)), facts={k: escape(redact(v)) for k, v in (facts or {}).items()},
                                         body="\n".join(body), warnings=[redact(w) for w in warnings]))

@@ -169,18 +169,18 @@ class FoundSlices:
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #6553a0d8
 def _distinct(search: Counts, ranked: Sequence[np.ndarray], top: int, confidence: float) -> list[int]:
     "Places of the first `top` candidates (each an array of column, code, column, code...) that say something new."
-    def part(m: np.ndarray) -> Any: return mean_of(float(np.count_nonzero(m)), *(both @ m.astype(float)))
-    both = np.stack([search.x, search.x2])
-    kept: dict[int, np.ndarray] = {}
-    told = np.zeros(len(search.x), bool)
+    def part(m: np.ndarray) -> np.ndarray: return m.astype(float) @ search.w   # rows, their sum and sum of squares
+    kept: dict[int, tuple[np.ndarray, int]] = {}
+    told = np.zeros(len(search.w), bool)
     for at, where in enumerate(ranked):
         rows = np.logical_and.reduce([search.codes[j] == c for j, c in where.reshape(-1, 2).tolist()])
-        if any(2 * np.count_nonzero(rows & k) > np.count_nonzero(rows | k) for k in kept.values()): continue
-        fresh = rows & ~told
-        new = np.count_nonzero(fresh) >= max(search.support, np.count_nonzero(rows) / 2)
-        value, error, freedom = welch(part(fresh), part(~rows)) if new else welch(part(rows), part(told & ~rows))
+        size = int(np.count_nonzero(rows))
+        if any(3 * np.count_nonzero(rows & other) > size + many for other, many in kept.values()): continue   # more than half of the rows in either
+        fresh, all_of_it = rows & ~told, part(rows)
+        new = np.count_nonzero(fresh) >= max(search.support, size / 2)
+        value, error, freedom = welch(mean_of(*(part(fresh) if new else all_of_it)), mean_of(*(search.total[:, 0] - all_of_it if new else part(told & ~rows))))
         if kept and not value - half_width(error, freedom, confidence) > 0: continue
-        kept[at] = rows
+        kept[at] = rows, size
         if len(kept) == top: break
         told |= rows
     return list(kept)
@@ -237,7 +237,7 @@ def find_slices(
     parts = []
     for k, (where, sums) in enumerate(levels):
         value, t, error, freedom = search.statistic(sums)
-        p = _holm(search.p_values(where, sums, not redundant), family[k], len(levels))
+        p = _holm(search.p_values(where, sums, not redundant, alpha), family[k], len(levels))
         hit = np.flatnonzero(p <= alpha)
         half = half_width(error[hit], freedom[hit], confidence)
         parts += [(w, t[i], value[i], h, p[i], sums[0, i], sums[1, i]) for w, i, h in zip(where[hit], hit, half)]

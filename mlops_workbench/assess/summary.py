@@ -89,7 +89,7 @@ def summary_html(
     answers: dict[str, list[str]],  # what `summary` returned
 ) -> show.Html:
     "The answers as a list of questions, the way a report begins."
-    row = lambda q, said: f'<dt style="font-weight:600;margin-top:.6em">{show.escape(q)}</dt>' + "".join(f'<dd style="margin:.15em 0 0 0">{show.escape(s)}</dd>' for s in said)
+    row = lambda q, said: f'<dt style="font-weight:600;margin-top:.6em">{show.escape(q)}</dt>' + "".join(f'<dd style="margin:.15em 0 0 0">{show.escape(show.cut(s, 3000))}</dd>' for s in said)
     return show.Html(f'<dl style="margin:.5em 0 1em">{"".join(row(q, s) for q, s in answers.items())}</dl>', "\n".join("\n  ".join([q, *s]) for q, s in answers.items()))
 
 def trusted(

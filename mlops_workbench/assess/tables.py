@@ -25,11 +25,12 @@ def frames(
     found |= a.parts
     if a.task.form == "regression": found["residuals"] = residuals(a.labels, a.scores, **given)
     elif a.task.form in ("binary", "multiclass", "hierarchical"): found |= {"classes": by_class(a.labels, a.chosen.decisions, a.task.classes, **given), "confusion": confusion(a.labels, a.chosen.decisions, a.task.classes, **given)}
-    for name, f in a.fairness.items(): found |= {f"groups by {name}": f.groups, f"disparities by {name}": f.disparities}
+    for name, f in a.fairness.items(): found |= {f"groups by {name}": f.groups, f"disparities by {name}": f.disparities} | ({} if f.shrunken is None else {f"shrunken by {name}": f.shrunken})
+    found |= {f"proxies of {name}": p for name, p in a.proxies.items()}
     if a.chosen.status_quo: found["status quo"] = a.chosen.status_quo.table
     if a.chosen.champion: found["champion"] = a.chosen.champion.table
     if a.learning: found["learning"] = a.learning.table
-    if a.candidates: found["candidates"] = candidates_table(a.candidates)
+    if a.candidates: found["candidates"] = candidates_table([*a.candidates, *a.others])
     if a.gates: found["gates"] = pl.DataFrame([g.to_json() for g in a.gates], infer_schema_length=None)
     return found
 

@@ -15,7 +15,7 @@ import polars as pl
 
 from .certify import Certificate, associations, certify
 from .depend import dependence_figure, groups_table, importance_by_group
-from .explain import Attributions, importance
+from .explain import OTHERS, Attributions, importance
 from .interactions import Interactions, interactions, interactions_figure
 from .parts import middle_of
 from .whatif import WhatIf, what_if
@@ -127,15 +127,17 @@ def examine(
     "The certificate, dependence, interactions, importance by group, and a change that turns a refusal."
     task, features = predictor.task, predictor.features
     x = lambda at: features.transform(frame[at])
+    known = set(attributions.names)
+    names = [n if n in known or not n else OTHERS for n in features.sources]
     link, some = attributions.link, np.sort(np.random.default_rng(seed).permutation(len(rows))[:30])
-    certificate = certify(predictor, attributions, x(rows), x(background), names=features.sources, frame=frame, others=x(others) if len(others) else None, checked=5, seed=seed)
+    certificate = certify(predictor, attributions, x(rows), x(background), names=names, frame=frame, others=x(others) if len(others) else None, checked=5, seed=seed)
     one, unit = attributions, ""
     if attributions.values.ndim == 3:
         k, name = leading_output(task, attributions.outputs)
         one, unit = attributions.of(k), f"{'log-odds' if link == 'logit' else 'units'} of {name}"
     leading = importance(attributions, bootstrap=1)["column"].head(columns).to_list()
     drawn = [dependence_figure(one, c, unit=unit, confidence=confidence, seed=seed) for c in leading]
-    together = interactions(predictor, x(rows[some]), x(background[:30]), names=features.sources, link=link, seed=seed)
+    together = interactions(predictor, x(rows[some]), x(background[:30]), names=names, link=link, seed=seed)
     by_group = {name: importance_by_group(attributions, of, confidence=confidence, seed=seed) for name, of in (groups or {}).items()}
     change, kept = None, {c: "sensitive" for c in task.sensitive} | {c: "fixed by the settings" for c in fixed}
     kept = {c: f"goes with {s}" for c, s in stand_ins(frame, task.features, task.sensitive).items()} | kept

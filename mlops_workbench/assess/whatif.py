@@ -101,8 +101,27 @@ class _Search:
 
     def cost(self, change: Change) -> float: return sum(distance(self.start[c], v, self.scale[c]) for c, v in change.items())
 
-    def pruned(self, change: Change, wanted: Any, options: Mapping[tuple[str, ...], list[Change]]) -> Change:
-        "The same with less: without changes that are not needed, and with values nearer to the old ones."
+    def pruned(self, change: Change, wanted: Any, options: Mapping[tuple[str, ...], list[Change]], rows: pl.DataFrame) -> Change:
+        "The same with less, until nothing can be taken back: without changes that are not needed, and with values nearer to the old ones."
+        before: Change = {}
+        while change != before:
+            before, change = change, self._lessened(change, wanted, options)
+            for c in [c for c, scale in self.scale.items() if scale is not None and (c,) in options and c in change]: change = self._halved(change, c, wanted, rows[c])
+        return change
+
+    def _halved(self, change: Change, column: str, wanted: Any, known: pl.Series) -> Change:
+        "The same with the number half-way back among the values that training rows have, and again half-way, while the decision stays."
+        old, new = self.start[column], change[column]
+        if old is None or old != old: return change
+        between = known.filter(known.is_between(min(old, new), max(old, new), closed="none")).unique().sort(descending=new < old).to_list()   # from the old value on
+        while between:
+            middle = len(between) // 2
+            turned = self.ask([nearer := change | {column: between[middle]}])[1][0] == wanted
+            change, between = (nearer, between[:middle]) if turned else (change, between[middle + 1:])
+        return change
+
+    def _lessened(self, change: Change, wanted: Any, options: Mapping[tuple[str, ...], list[Change]]) -> Change:
+        "The same after one attempt at each change: to undo it, or else to put a nearer value."
         used = [u for u in options if any(c in change for c in u)]
         own = lambda u: {c: v for c, v in change.items() if c in u}
         for u in sorted(used, key=lambda u: -self.cost(own(u))):
@@ -166,7 +185,7 @@ def what_if(
     if now == aim: raise InputError(f"the row is decided {named(aim)} already", where="what_if, wanted", remedy="give another row, or another decision")
     change, best = _turned(search, {u: _options(u, row, table, values, ways or {}) for u in units}, aim, now, scores[0], most, keep)
     if change is None: return WhatIf(False, named(now), named(aim), scores[0], best, 0.0, [], most, search.asked)
-    change = search.pruned(change, aim, {u: _options(u, row, table, 200, ways or {}) for u in units if any(c in change for c in u)})
+    change = search.pruned(change, aim, {u: _options(u, row, table, 200, ways or {}) for u in units if any(c in change for c in u)}, table)
     new = search.ask([change])[0][0]
     lines = [{"column": c, "from": search.start[c], "to": v, "distance": search.cost({c: v})} for c, v in change.items()]
     return WhatIf(True, named(now), named(aim), scores[0], new, search.cost(change), sorted(lines, key=lambda r: -r["distance"]), most, search.asked)

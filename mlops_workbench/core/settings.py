@@ -49,6 +49,7 @@ class TaskSettings:
     levels: list[str] = field(default_factory=list)     # of hierarchical: the columns of the classes, coarse to fine, where they are several
     separator: str = ""        # of hierarchical: what parts the levels of one column, such as / in a/b/c; of multilabel: what parts the labels in a column of text
     class_weight: str = ""     # balanced, or a weight for each class, such as yes: 5, no: 1; of training alone
+    reweigh: str = ""          # a column, such as race: rows are weighed until its groups and the classes are independent; in training alone
     positive: str = ""         # the label of the positive class; chosen when empty
     sensitive: list[str] = field(default_factory=list)  # columns to assess by group and, by default, not to train on
     exclude: list[str] = field(default_factory=list)    # further columns not to train on
@@ -92,7 +93,8 @@ class AssessSettings:
     fixed: list[str] = field(default_factory=list)   # columns that nobody can change, such as age: a what-if leaves them and the sensitive ones as they are
     abstain_risk: float = 0.0  # of two classes: the share of wrong decisions among those made; what it takes is left to others; 0: every row is decided
     abstain_capacity: float = 0.0   # of two classes: the share of rows that others can answer; the least certain are left to them; 0 means none
-    abstain_to: str = "person" # who answers those rows: person, ask (for more to be known), or the name of another model
+    abstain_to: str = "person" # who answers those rows: person, ask (for more to be known), or another model of the registry, such as experts@champion
+    mitigations: list[str] = field(default_factory=lambda: ["thresholds", "reweighing", "reductions"])   # of two classes: what is tried against a disparity, and priced; the last two train models, which takes seconds
 
 @dataclass
 class ServeSettings:

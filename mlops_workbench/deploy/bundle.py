@@ -4,13 +4,14 @@
 
 # %% auto #0
 __all__ = ['FORMAT', 'toy_graph', 'check_name', 'seal', 'columns_frame', 'Bundle', 'build_bundle', 'save_bundle', 'read_bundle',
-           'load_bundle']
+           'load_bundle', 'with_second', 'second_model']
 
 # %% ../../nbs/api/5_deploy/02_bundle.ipynb #fef07ea5
 import hashlib
 import json
 import re
 import tempfile
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from functools import cached_property
 from io import BytesIO
@@ -25,7 +26,7 @@ from ..core.store import Store, json_bytes, open_store
 from .card import card
 from .registry import Registry, parse_model, utc
 from ..model.graph import Graph
-from ..model.policy import Policy
+from ..model.policy import REVIEW, Policy
 from ..model.raw import NO_INTEGER
 
 # %% ../../nbs/api/5_deploy/02_bundle.ipynb #df1dedfd
@@ -90,6 +91,7 @@ class Bundle:
     reference: pl.DataFrame | None = field(default=None, repr=False)   # at most 5,000 rows of the graph's input columns
     card: str = field(default="", repr=False)    # the model card, Markdown
     threads: int = 0                             # that one answer may use; 0: all
+    second: "Bundle | None" = field(default=None, repr=False)   # answers where the policy leaves rows to another model
 
     def __repr__(self): return f"Bundle({self.ref})"
     @property
@@ -115,8 +117,25 @@ class Bundle:
         self,
         frame: pl.DataFrame,  # [n rows] with at least the graph's input columns
     ) -> pl.DataFrame:
-        "The answers of the graph, one row each: probabilities, label and decision, or a value."
-        return self.graph.run(frame)
+        "The answers, one row each: probabilities, label and decision, or a value; a second model's decision where it was asked."
+        if self.second is None or not len(frame): return self.graph.run(frame)
+        return pl.concat([self.table(self.answer(self.graph.feeds(frame[i:i + 65_536]))) for i in range(0, len(frame), 65_536)])
+
+    def answer(
+        self,
+        feeds: dict[str, np.ndarray],  # column -> values [n, 1], as the graph's `feeds` gives them
+    ) -> dict[str, np.ndarray]:
+        "The outputs by name; in the band of a policy that names a second model its decision, and who answered."
+        out = self.graph.answer(feeds)
+        if self.second is None: return out
+        decision, referred = (o["name"] for o in self.outputs[2:4])
+        left = np.flatnonzero(out[decision][:, 0] == REVIEW)
+        if not len(left): return out
+        theirs = list(self.second.graph.answer({i["name"]: feeds[i["name"]][left] for i in self.second.inputs}).values())
+        out |= {name: out[name].copy() for name in (decision, referred)}
+        out[decision][left] = theirs[2]
+        out[referred][left] = np.where(theirs[2] == REVIEW, theirs[3], self.second.ref) if len(theirs) > 3 else self.second.ref
+        return out
 
     def raw(
         self,
@@ -244,7 +263,39 @@ def load_bundle(
     "The bundle that the reference stands for, checked against its own hashes and the registry's."
     store = open_store(store)
     registry, (name, which) = Registry(store), parse_model(ref)
-    if isinstance(which, int) and name not in registry.models(): return read_bundle(store, name, which)
+    if isinstance(which, int) and name not in registry.models(): return with_second(store, read_bundle(store, name, which))
     version = which if isinstance(which, int) else registry.resolve(ref)[1]
     known = registry.state(name).registered.get(version)
-    return read_bundle(store, name, version, expected=known.bundle_hash if known else "")
+    return with_second(store, read_bundle(store, name, version, expected=known.bundle_hash if known else ""))
+
+def with_second(
+    store: Any,       # a store, folder or URL
+    bundle: Bundle,
+) -> Bundle:
+    "The bundle with the model that answers in the band of its policy, if it names one."
+    policy = Policy.from_json(json.dumps(bundle.record["policy"])) if bundle.record.get("policy") else Policy("none")
+    if not policy.second: return bundle
+    return replace(bundle, second=second_model(store, policy, name=bundle.name, task=bundle.task, columns={i["name"]: i["kind"] for i in bundle.inputs}))
+
+def second_model(
+    store: Any,                   # a store, folder or URL
+    policy: Policy,               # that names the model
+    *,
+    name: str,                    # of the model that asks
+    task: Mapping[str, Any],      # its task, as JSON has it
+    columns: Mapping[str, str],   # its raw columns, and their kinds
+) -> Bundle:
+    "The model of the registry that answers in the band; an error where it is not there, or cannot answer for the other."
+    asked, where = policy.second, f"the policy of {name}, from [assess] abstain_to"
+    if parse_model(asked)[0] == name: raise InputError(f"{name} leaves rows to itself", where=where, remedy="name another model, person or ask")
+    try: other, version = Registry(store).resolve(asked)
+    except NotFoundError as e: raise NotFoundError(f"rows are left to {asked!r}: {e.what}", where=where, remedy="deploy that model first, or write person or ask; " + e.remedy) from None
+    found = read_bundle(store, other, version, expected=Registry(store).state(other).registered[version].bundle_hash)
+    for what in ("target", "framing", "classes"):
+        ours, theirs = task.get(what), found.task.get(what)
+        if list(ours or ()) != list(theirs or ()): raise InputError(f"{name} leaves rows to {found.ref}, whose {what} is {theirs!r}, here {ours!r}", where=where, remedy="name a model of the same task")
+    lost = [i["name"] for i in found.inputs if columns.get(i["name"]) != i["kind"]]
+    if lost: raise InputError(f"{name} leaves rows to {found.ref}, which reads {', '.join(map(repr, lost))}: {name} does not, or not as the same kind", where=where, remedy="name a model that reads no further columns")
+    if found.graph.policy.second: raise InputError(f"{name} leaves rows to {found.ref}, which leaves rows to {found.graph.policy.second} itself", where=where, remedy="name a model that decides, or leaves rows to a person")
+    return found
+

@@ -111,7 +111,8 @@ def metadata(
     tensors = lambda found: [{k: t[k] for k in ("name", "datatype", "shape")} for t in found]
     return {"name": bundle.name, "versions": [str(bundle.version)], "platform": "onnxruntime_onnx", "inputs": tensors(bundle.inputs), "outputs": tensors(bundle.outputs),
             "parameters": {"classes": bundle.classes, "bundle": bundle.hash, "missing": "NaN for numbers, -2**63 for INT64, the empty text for BYTES, null in JSON"}
-            | ({"quantiles": list(bundle.graph.quantiles)} if bundle.graph.quantiles else {}) | ({"review": "a decision of -1 is none: `referred` says who answers"} if bundle.graph.policy.band else {})}
+            | ({"quantiles": list(bundle.graph.quantiles)} if bundle.graph.quantiles else {}) | ({"review": "a decision of -1 is none: `referred` says who answers"} if bundle.graph.policy.band else {})
+            | ({"second": f"where `referred` is {bundle.second.ref}, the decision is its"} if bundle.second else {})}
 
 def config(
     bundle: Bundle,

@@ -141,7 +141,7 @@ class Catalogue:
         found, failed, problem = {}, {}, None
         for name, version in wanted.items():
             known = self.current.get(name)
-            if known and known.version == version: found[name] = known
+            if known and known.version == version and not self._moved(known): found[name] = known
             else:
                 try: found[name] = self._load(name, version)
                 except Exception as e:
@@ -164,9 +164,14 @@ class Catalogue:
             while len(self._other) > self.others: self._other.popitem(last=False)
         return found
 
+    def _moved(self, bundle: Bundle) -> bool:
+        "Whether the reference to its second model stands for another version now."
+        return bundle.second is not None and self.registry.resolve(bundle.graph.policy.second)[1] != bundle.second.version
+
     def _load(self, name: str, version: int) -> Bundle:
         if version not in self.registry.state(name).registered: raise NotFoundError(f"no version {version} of model {name!r}", where="this endpoint")
-        bundle = replace(load_bundle(self.store, f"{name}@{version}"), threads=1)
+        bundle = load_bundle(self.store, f"{name}@{version}")
+        bundle = replace(bundle, threads=1, second=bundle.second and replace(bundle.second, threads=1))
         bundle.graph.latency_ms(repeats=1)
         return bundle
 

@@ -210,6 +210,6 @@ def infer(
     request["id"] = request.get("id") or uuid.uuid4().hex
     _wanted(request, bundle)
     columns = read_inputs(bundle, tensors)
-    answers = bundle.graph.answer(columns)
+    answers = bundle.answer(columns)
     if log: log(bundle, columns, answers, request["id"])
     return write_outputs(bundle, answers, request)

@@ -13,7 +13,7 @@ import json
 import math
 import os
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -22,10 +22,12 @@ import numpy as np
 import polars as pl
 
 from ..assess.assessment import Assessment, assess_predictions, assess_scores, plain
-from ..assess.doubts import doubts_html, idle_columns, label_doubts, twins_across, without
-from ..assess.evidence import sensitive_groups
-from ..assess.explain import Attributions, importance_figure, shapley, typical_rows, waterfall_figure
+from ..assess.doubts import doubts_html, find_doubts, write_doubts
+from ..assess.explain import Attributions, few_players, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.ladder import compare, ladder_figure
+from ..assess.evidence import sensitive_groups, worth_of
+from ..assess.mitigate import Limit
+from ..assess.retrain import Other, other_models
 from ..assess.learning import Learning, fast_linear, fast_trees, learning_curve
 from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
@@ -40,7 +42,7 @@ from ..data.contract import load_contract
 from ..data.dataset import Version, read, resolve
 from ..data.profile import Sentinel, find_sentinels, profile
 from ..data.table import read_table
-from ..deploy.bundle import Bundle, build_bundle, load_bundle
+from ..deploy.bundle import Bundle, build_bundle, load_bundle, second_model, with_second
 from ..deploy.registry import Registry
 from ..deploy.score import Scored, score_file
 from .champion import champion_answers
@@ -86,6 +88,7 @@ class Prepared:
         many = ", ".join(t.classes[:20]) + (f" and {len(t.classes) - 20:,} more" if len(t.classes) > 20 else "")
         kinds = f"{t.framing}, {'labels' if t.framing == 'multilabel' else 'classes'} {many}" if t.classes else f"{t.framing} by {t.aim['loss']}" + f" of {', '.join(map(str, t.quantiles))}" * bool(t.quantiles)
         kinds += f"; in training {', '.join(f'{c} weighs {w:.3g}' for c, w in list(t.class_weight.items())[:20])}" * bool(t.class_weight)
+        kinds += f"; in training rows are weighed until {t.reweigh} and {t.target} are independent" * bool(t.reweigh)
         said = f"{self.task.target} is predicted ({kinds}) from {len(self.task.features)} columns of {self.version}; {self.split.scheme}."
         excluded = [{"column": c, "not trained on, because": why} for c, why in self.task.excluded.items()]
         parts = [show.note(said), *(show.note(n) for n in self.task.notes), show.table(excluded, caption="Columns that are not trained on")]
@@ -264,18 +267,35 @@ def evidence(
         found = None
     else:
         found = searched(run, tune_run)
+        _answering(run, found)
         rows = found.frame[found.predictions["row"].to_numpy()]
         read_slices(settings.slices, found.frame)
         rival, champion = champion_answers(run.store, found.task.name, found.task, rows, tune=found.run)
         if champion: run.input("model", champion.ref, champion.ref, hash=champion.hash)   # this version, whatever is champion later
         assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=found.task.slices | settings.slices, rows=found.task.blanked(rows), settings=settings.assess,
-                                        weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), amounts=found.task.amounts(rows), rival=rival, seconds=found.seconds, run=run.id)
+                                        weights=found.task.weights(rows) if found.task.weight else None, present=present_decisions(found.task, rows), amounts=found.task.amounts(rows), rival=rival, seconds=found.seconds,
+                                        others=_trained_anew(found, settings.assess.mitigations), run=run.id)
         curve = learned(found, confidence=settings.assess.confidence, replicates=settings.assess.bootstrap)
         assessment = replace(assessment, learning=curve) if isinstance(curve, Learning) else replace(assessment, notes=[*assessment.notes, *([curve] if curve else [])])
     for r in assessment.performance.to_dicts(): run.metric(r["metric"], r["estimate"])
     for key, e in assessment.chosen.estimates.items():
         if "(" in key: run.metric(key, e.value)
     return assessment, found
+
+def _answering(run: JobRun, found: Searched) -> None:
+    "An error where the settings leave rows to another model that cannot answer."
+    told = run.settings.assess
+    if found.task.framing != "binary" or not (told.abstain_risk or told.abstain_capacity): return
+    policy = Policy("threshold", band=(0.0, 1.0), refer=told.abstain_to or "person")
+    if policy.second: second_model(run.store, policy, name=found.task.name, task=json.loads(found.task.to_json()), columns=found.predictor.features.columns)
+
+def _trained_anew(found: Searched, tried: Sequence[str]) -> Callable[[str, Limit], list[Other]]:
+    "What trains other models against a disparity, on the rows and folds of the predictions and with the parameters that the search found."
+    def train(column: str, limit: Limit) -> list[Other]:
+        groups, task = sensitive_groups(found.frame.select(found.task.sensitive)).get(column), found.task
+        params = {m.family: m.params for _, m in sorted(zip(found.predictor.weights, found.predictor.members), key=lambda p: p[0]) if not isinstance(m.params.get("rounds"), list)}
+        return [] if groups is None else other_models(found.frame, task, found.predictions, groups, column=column, limit=limit, value=worth_of(task), tried=tried, params=params)
+    return train
 
 def learned(
     found: Searched,            # from `evidence`
@@ -329,8 +349,9 @@ def explanation(
     rows, others, _ = _chosen(run, found, background)
     features = found.predictor.features
     x = features.transform(found.frame)
-    return shapley(found.predictor, x[rows], x[others], names=features.sources,
-                   link="identity" if found.task.framing == "regression" else "logit", data=found.frame[rows], seed=found.task.seed)
+    link = "identity" if found.task.framing == "regression" else "logit"
+    names = few_players(found.predictor, x[rows], x[others], names=features.sources, link=link, seed=found.task.seed)
+    return shapley(found.predictor, x[rows], x[others], names=names, link=link, data=found.frame[rows], seed=found.task.seed)
 
 def examination(
     run: JobRun,                  # that explains
@@ -380,28 +401,13 @@ def doubts(
     run: JobRun,             # that assesses
     assessment: Assessment,  # from `evidence`
     found: Searched,         # from `evidence`
-    *,
-    most: int = 2000,        # rows on which columns are dealt anew
 ) -> show.Html:
     "What in the data deserves a second look; whole lists lie in tables/ as CSV."
-    task, frame, at = found.task, found.frame, found.predictions["row"].to_numpy()
-    aim, labels, scores = {k: v for k, v in task.aim.items() if k != "framing"}, assessment.labels, assessment.scores
-    side = np.full(len(frame), -2)
-    side[at] = found.predictions["fold"].to_numpy() if "fold" in found.predictions.columns else -1
-    doubtful = label_doubts(labels, scores, task.classes, rows=at) if task.classes else None
-    twins = twins_across(frame, task.features, side, tested=np.isin(np.arange(len(frame)), at))
-    place = np.zeros(len(frame), np.int64)
-    place[at] = np.arange(len(at))
-    form = task.aim["framing"]
-    cost = {name: without(labels, scores, place[rows["row"].to_numpy()], form, **aim) for name, rows in (("labels", doubtful), ("twins", twins)) if rows is not None}
-    every = task.labels(frame)
-    same = float((every[twins["row"].to_numpy()] == every[twins["twin"].to_numpy()]).reshape(len(twins), -1).all(axis=1).mean()) if len(twins) and task.classes else None
-    some = np.sort(np.random.default_rng(task.seed).permutation(len(at))[:most])
-    idle = idle_columns(found.predictor.predict, frame[at[some]], labels[some], task.features[:200], form, seed=task.seed, confidence=assessment.settings.confidence, **aim)
-    (run.folder / "tables").mkdir(exist_ok=True)
-    for name, rows in (("doubtful labels", doubtful), ("twins", twins), ("columns dealt anew", idle)):
-        if rows is not None: rows.write_csv(run.folder / "tables" / f"{name.replace(' ', '_')}.csv")
-    return doubts_html(doubtful, twins, idle, n=len(labels), losses=cost, same=same, each=len(task.classes) if form == "multilabel" else 1)
+    settings = assessment.settings
+    doubted = find_doubts(found.task, found.frame, found.predictions, assessment.labels, assessment.scores, found.predictor.predict, confidence=settings.confidence, replicates=settings.bootstrap)
+    write_doubts(doubted, run.folder)
+    return doubts_html(doubted)
+
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #85078ec8
 def subject(
@@ -498,6 +504,7 @@ def make_bundle(
     bundle = build_bundle(graph, name=found.task.name, task=found.task, contract=load_contract(contract).to_yaml() if contract.exists() else None,
                           lineage={"dataset": found.dataset, "tune": found.run, "assess": record["id"], "deploy": run.id, "git": Runs(run.store).get(run.id).get("git")},
                           assessment=evidence, policy=policy, reference=found.frame, seed=found.task.seed)
+    bundle = with_second(run.store, bundle)
     return bundle, parity(bundle.graph, found.predictor, found.frame), evidence
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #55e98746

@@ -40,7 +40,7 @@ class Policy:
     values: tuple[tuple[float, ...], ...] = ()  # 'value': worth of [true class][decision], k by k
     levels: tuple[tuple[int, ...], ...] = ()    # 'descent': for each level the node of each leaf, as in `model.levels.Tree.of`
     band: tuple[float, ...] = ()         # 'threshold', 'by_group': scores from the first number up to the second are not decided; none when empty
-    refer: str = "person"                # who answers in the band: person, ask (for more to be known), or the name of another model
+    refer: str = "person"                # who answers in the band: person, ask (for more to be known), or another model of the registry, such as experts@champion
     note: str = ""                       # why this policy, in a sentence
 
     def __post_init__(self):
@@ -86,6 +86,11 @@ class Policy:
         "Whether each row lies in the band; so does a score that is no number. Nowhere without a band."
         p = np.asarray(scores, np.float64)
         return ~(p < reach(self.band[0])) & ~(p >= reach(self.band[1])) if self.band else np.zeros(p.shape, bool)
+
+    @property
+    def second(self) -> str:
+        "The model that answers in the band, as the registry knows it; '' where it is none."
+        return self.refer if self.band and self.refer not in ("person", "ask") else ""
 
     @property
     def deciding(self) -> "Policy":

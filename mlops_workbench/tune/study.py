@@ -77,7 +77,7 @@ class Fit:
 def _calibrated(search: Search, keys: list[str], weights: list[float]) -> Predictor:
     "These members as a predictor, calibrated on the rows for that."
     d, members = search.data, [search.members[k] for k in keys]
-    if members[0].family == "constant" and not d.task.class_weight: return Predictor(d.task, d.features, members, weights, none_of(d.aim["framing"], d.task.width))
+    if members[0].family == "constant" and not (d.task.class_weight or d.task.reweigh): return Predictor(d.task, d.features, members, weights, none_of(d.aim["framing"], d.task.width))
     p = mix([m.predict_encoded(d.check.x) for m in members], weights)
     return Predictor(d.task, d.features, members, weights, fit_calibration(p, d.check.y, d.check.w, **d.aim))
 
