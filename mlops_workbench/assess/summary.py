@@ -25,10 +25,11 @@ def worth_its_cost(
     others = [r for r in ladder.to_dicts() if not r["this"]]
     if not others: return "There is no simpler model beside it."
     ends = lambda r: show.interval(r["difference"], r["difference_low"], r["difference_high"])
+    less = lambda r: show.interval(-r["difference"], -r["difference_high"], -r["difference_low"])
     for r in others:
         if r["difference_low"] == r["difference_high"] == 0: return f"It is the {r['model']} model: nothing else has a part in it."
-        if r["difference_high"] < 0: return f"It is not worth its cost: the {r['model']} model surely loses less, by {show.interval(-r['difference'], -r['difference_high'], -r['difference_low'])}."
-        if not r["difference_low"] > 0: return f"It is not worth its cost: the {r['model']} model loses {ends(r)} more, which may be nothing."
+        if r["difference_high"] < 0: return f"It is not worth its cost: the {r['model']} model surely loses less, by {less(r)}."
+        if not r["difference_low"] > 0: return f"It is not worth its cost: the {r['model']} model loses {f'{less(r)} less' if r['difference'] < 0 else f'{ends(r)} more'}, which may be nothing."
     nearest = min(others, key=lambda r: r["difference"])
     return f"It is worth its cost: every simpler model loses surely more, the nearest ({nearest['model']}) {ends(nearest)}."
 

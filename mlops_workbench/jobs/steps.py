@@ -351,7 +351,7 @@ def explanation(
     x = features.transform(found.frame)
     link = "identity" if found.task.framing == "regression" else "logit"
     names = few_players(found.predictor, x[rows], x[others], names=features.sources, link=link, seed=found.task.seed)
-    return shapley(found.predictor, x[rows], x[others], names=names, link=link, data=found.frame[rows], seed=found.task.seed)
+    return shapley(found.predictor, x[rows], x[others], names=names, link=link, data=found.task.blanked(found.frame[rows]), seed=found.task.seed)
 
 def examination(
     run: JobRun,                  # that explains
