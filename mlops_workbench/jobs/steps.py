@@ -4,9 +4,9 @@
 
 # %% auto #0
 __all__ = ['Tell', 'columns_table', 'Prepared', 'prepare', 'search', 'trials_table', 'model_note', 'model_scores', 'beside',
-           'Searched', 'searched', 'evidence', 'learned', 'explanation', 'examination', 'explained', 'cases', 'doubts',
-           'subject', 'verdict', 'leave_evidence', 'parity', 'make_bundle', 'promote', 'asked_gates', 'signature',
-           'history', 'score', 'answers', 'watch']
+           'Searched', 'searched', 'evidence', 'learned', 'explanation', 'examination', 'explained', 'cases', 'singled',
+           'doubts', 'subject', 'verdict', 'leave_evidence', 'parity', 'make_bundle', 'promote', 'asked_gates',
+           'signature', 'history', 'score', 'answers', 'watch']
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #73908f19
 import json
@@ -35,7 +35,7 @@ from ..assess.tables import write_tables
 from ..assess.trust import Trust, examine, leading_output
 from ..assess.slices import read_slices
 from ..core import show
-from ..core.errors import GateError, NotFoundError, WorkbenchError
+from ..core.errors import GateError, NotFoundError, ParameterError, WorkbenchError
 from ..core.runs import JobRun, Runs, file_version
 from ..core.settings import located
 from ..data.contract import load_contract
@@ -258,6 +258,7 @@ def evidence(
     tune_run: str = "",   # a run of tune; the latest that succeeded when empty
     data: str = "",       # a labelled file, to assess a deployed model on instead
     model: str = "",      # that model, such as loans@champion; the project's champion when empty
+    explain: str = "",    # rows that `singled` will be asked for, so that a slip is told now
 ) -> tuple[Assessment, Searched | None]:
     "The assessment, and what was searched; nothing was when a deployed model is assessed."
     settings = run.settings
@@ -267,6 +268,7 @@ def evidence(
         found = None
     else:
         found = searched(run, tune_run)
+        _asked(explain, found)
         _answering(run, found)
         rows = found.frame[found.predictions["row"].to_numpy()]
         read_slices(settings.slices, found.frame)
@@ -281,6 +283,13 @@ def evidence(
     for key, e in assessment.chosen.estimates.items():
         if "(" in key: run.metric(key, e.value)
     return assessment, found
+
+def _asked(explain: str, found: Searched) -> np.ndarray:
+    "The numbers of the rows that the text names."
+    words, n = [w.strip() for w in explain.split(",") if w.strip()], len(found.frame)
+    for w in words:
+        if not w.isdecimal() or int(w) >= n: raise ParameterError(f"{w!r} is no row", where="parameter explain", remedy=f"give numbers from 0 to {n - 1:,}, as predictions.parquet has them, such as 4, 17")
+    return np.array([int(w) for w in words], np.int64)
 
 def _answering(run: JobRun, found: Searched) -> None:
     "An error where the settings leave rows to another model that cannot answer."
@@ -343,10 +352,12 @@ def explanation(
     run: JobRun,           # that explains
     found: Searched,       # from `evidence`
     *,
+    rows: np.ndarray | None = None,   # which; a sample when None
     background: int = 100, # rows that stand for "column unknown"
 ) -> Attributions:
-    "Shapley values of a sample of rows, in log-odds for classes and in the target's unit for numbers."
-    rows, others, _ = _chosen(run, found, background)
+    "Shapley values of rows, in log-odds for classes and in the target's unit for numbers."
+    sample, others, _ = _chosen(run, found, background)
+    rows = sample if rows is None else rows
     features = found.predictor.features
     x = features.transform(found.frame)
     link = "identity" if found.task.framing == "regression" else "logit"
@@ -373,28 +384,40 @@ def explained(
     assessment: Assessment,       # from `evidence`
     attributions: Attributions,   # from `explanation`
     trust: Trust | None = None,   # from `examination`
+    single: Sequence[show.Html] = (),   # from `singled`
 ) -> show.Html:
-    "The importance of the columns, the way to the answer of typical rows, and how far all that can be trusted."
+    "The importance of the columns, the way to the answer of typical rows and of those asked for, and how far all that can be trusted."
     task, n = assessment.task, len(attributions.values)
     each, names = {"multilabel": "label", "quantiles": "quantile"}.get(task.form, "class"), [f"{q:g}" for q in task.quantiles] or task.classes
     moved = {"binary": f"the log-odds of {task.target} = {task.positive}", "regression": f"the prediction of {task.target}", "quantiles": f"each quantile of {task.target}"}.get(task.form, f"the log-odds of each {each}")
     said = f"{f'All {n:,} rows' if n >= assessment.n else f'{n:,} rows, drawn at random,'} are explained: each value says how far a column moved {moved}. Whiskers are intervals on the left, two standard errors in single rows."
     return show.stack([show.note(said), importance_figure(attributions, classes=names, each=each, seed=task.seed, confidence=assessment.settings.confidence),
-                       *cases(assessment, attributions), *([trust] if trust else [])])
+                       *single, *cases(assessment, attributions), *([trust] if trust else [])])
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #7764f25a
 def cases(
     assessment: Assessment,       # from `evidence`
     attributions: Attributions,   # from `explanation`
+    named: dict[str, int] | None = None,   # what a row is called -> its place among them; the typical ones when None
 ) -> list[show.Html]:
-    "A figure for each typical row; of a task with several classes, for the class that the row most probably has; of labels or quantiles, for the one that stands for all."
+    "A figure for each row; of a task with several classes, for the class that the row most probably has; of labels or quantiles, for the one that stands for all."
     outputs, task, policy = attributions.outputs, assessment.task, assessment.policy
     if outputs.ndim == 1 or task.form in ("multilabel", "quantiles"):
         k, name = leading_output(task, outputs) if outputs.ndim == 2 else (0, "")
         one, threshold = attributions.of(k), float(np.log(policy.threshold / (1 - policy.threshold))) if policy.kind in ("threshold", "by_group", "labels") and 0 < policy.threshold < 1 else None
-        return [waterfall_figure(one, i, title=f"{what} of {name}" if name else what) for what, i in typical_rows(one.outputs, threshold=threshold).items()]
+        return [waterfall_figure(one, i, title=f"{what} of {name}" if name else what) for what, i in (named or typical_rows(one.outputs, threshold=threshold)).items()]
     best = outputs.argmax(1)
-    return [waterfall_figure(attributions.of(int(best[i])), i, title=f"{what}: {task.classes[best[i]]}") for what, i in typical_rows(outputs).items()]
+    return [waterfall_figure(attributions.of(int(best[i])), i, title=f"{what}: {task.classes[best[i]]}") for what, i in (named or typical_rows(outputs)).items()]
+
+def singled(
+    run: JobRun,                  # that explains
+    assessment: Assessment,       # from `evidence`
+    found: Searched | None,       # from `evidence`
+    explain: str,                 # their numbers in predictions.parquet, such as '4, 17'
+) -> list[show.Html]:
+    "A figure for each of these rows."
+    if not found or not len(rows := _asked(explain, found)): return []
+    return cases(assessment, explanation(run, found, rows=rows), {f"Row {r:,}": i for i, r in enumerate(rows.tolist())})
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #218fa9fe
 def doubts(
