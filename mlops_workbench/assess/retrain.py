@@ -109,10 +109,11 @@ def _told_apart(groups: np.ndarray, labels: np.ndarray, small: int) -> np.ndarra
     return groups.astype(str)
 
 def _single(learners: Sequence[_Learner], x: Encoded, labels: np.ndarray, groups: np.ndarray, limit: Limit, value: Mapping[str, float], small: int) -> _Learner:
-    "The most valuable that keeps to the limit on these rows, or the nearest to it."
+    "The most valuable that keeps to the limit on these rows, or the nearest to it; of so few rows that all groups are small, over all groups."
     counts = np.stack([count_cells(labels, each.decide(x), groups)[1] for each in learners])
     worth = (counts * np.array([[value["tn"], value["fp"]], [value["fn"], value["tp"]]])).sum((1, 2, 3))
-    slack = limit.slack(disparity_of(counts[:, counts[0].sum((1, 2)) >= small], limit.metric))
+    enough = counts[0].sum((1, 2)) >= small
+    slack = np.nan_to_num(limit.slack(disparity_of(counts[:, enough | (enough.sum() < 2)], limit.metric)), nan=0.0)   # what cannot be compared is no breach
     return learners[int(np.where(slack >= 0, worth, -np.inf).argmax() if (slack >= 0).any() else slack.argmax())]
 
 def reduced(
