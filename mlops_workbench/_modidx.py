@@ -493,6 +493,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mlops_workbench/assess/evidence.py'),
                                                  'mlops_workbench.assess.evidence.sensitive_groups': ( 'api/3_assess/evidence.html#sensitive_groups',
                                                                                                        'mlops_workbench/assess/evidence.py'),
+                                                 'mlops_workbench.assess.evidence.served_by_group': ( 'api/3_assess/evidence.html#served_by_group',
+                                                                                                      'mlops_workbench/assess/evidence.py'),
                                                  'mlops_workbench.assess.evidence.worth_of': ( 'api/3_assess/evidence.html#worth_of',
                                                                                                'mlops_workbench/assess/evidence.py')},
             'mlops_workbench.assess.explain': { 'mlops_workbench.assess.explain.Attributions': ( 'api/3_assess/explain.html#attributions',

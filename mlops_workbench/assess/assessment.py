@@ -275,6 +275,9 @@ def _fairness_tables(e: Evidence, columns: Sequence[str], tail: str) -> dict[str
         rows = [{"group": r["group"], "n": r["n"]} | {rate: ends(r, rate) for rate in rates} | ({"small": r["small"]} if few else {}) for r in f.groups.to_dicts()]
         names = {"tpr": "true positive rate", "fpr": "false positive rate"} | ({"estimate": f.groups["metric"][0]} if "metric" in f.groups.columns else {})
         out[f"groups: {name}{tail}"] = show.table(rows, names=names, caption=f"Rates by {name}: {e.name}")
+        if "wrong" in f.groups.columns:
+            served = [{"group": r["group"], "n": r["n"], "wrong decisions": _ends(r, "wrong"), "mean score less share positive": _ends(r, "calibration"), "value of 1,000": show.interval(*(None if r[k] is None else 1000 * r[k] for k in ("value", "value_low", "value_high")))} for r in f.groups.to_dicts()]
+            out[f"served: {name}{tail}"] = show.table(served, caption=f"Errors, calibration and value by {name}: {e.name}")
         out[f"disparities: {name}{tail}"] = _shown(f.disparities, f"Disparities by {name}: {e.name}")
         if f.shrunken is not None and len(f.shrunken):
             said = {"tpr": "true positive rate", "fpr": "false positive rate", "selection_rate": "selection rate"}
@@ -332,7 +335,7 @@ def _fairness(a: Assessment) -> list[show.Html]:
     parts += [(f, "") for f in a.fairness.values()]
     said = lambda tail: f": {a.evidence[0].name}, before anything was done" if tail else f": {a.chosen.name}" + (", the chosen policy" if a.chosen_at else "")
     return [show.titled(f"By {f.column}{said(tail)}", show.stack([*(show.note(s) for s in f.sentences[:1]), pictures[f"fairness: {f.column}{tail}"],
-                        *(tables[f"{t}: {f.column}{tail}"] for t in ("groups", "disparities") if t == "groups" or len(f.disparities) > 1),
+                        *(tables[f"{t}: {f.column}{tail}"] for t in ("groups", "served", "disparities") if f"{t}: {f.column}{tail}" in tables and (t != "disparities" or len(f.disparities) > 1)),
                         *([tables[t]] if (t := f"small groups: {f.column}{tail}") in tables else [])])) for f, tail in parts] + _told(a)
 
 def _told(a: Assessment) -> list[show.Html]:
