@@ -93,7 +93,7 @@ def told(folder):
 def test_ten_kills_lose_nothing_and_repeat_nothing(place):
     rng, runner, since = random.Random(0), called(place), 0.0
     for kill in range(10):
-        until(lambda: moved(place, since), runner)   # a trial that dies four times at one place is given up
+        until(lambda since=since: moved(place, since), runner)   # a trial that dies four times at one place is given up
         time.sleep(rng.uniform(0, 0.3))
         if kill in (3, 7):
             runner.kill()
