@@ -2,7 +2,7 @@
 
     python benchmarks/bench_explain.py [relative error]
 
-A network (two hidden layers of 128) is trained for a few epochs on all 14 columns of Adult. Ten test rows are explained against 50 background rows. The truth is
+A network (two hidden layers of 128) is trained for a few epochs on all 14 columns of Adult. Forty test rows are explained against 50 background rows. The truth is
 `exact_shapley`, which is first held against all 2^14 coalitions asked in the plain way. Each method is run with several budgets and, in rounds in which all take turns, several seeds: a budget's
 error is the root mean square over rows, columns and seeds, relative to the values', and its time the median of the rounds. What a method needs for the asked error (1 %, unless told otherwise) is read
 between the two budgets around it, on logarithmic scales. The ratio is that of those times; beside it stand its extremes over the rounds, the times of each round alone.
@@ -28,7 +28,7 @@ TARGETS = {"KernelExplainer": 100.0, "PermutationExplainer": 25.0}
 
 
 def trained() -> tuple[NetworkMember, Features, Encoded, Encoded]:
-    "The network, its features, ten test rows and 50 training rows."
+    "The network, its features, forty test rows and 50 training rows."
     train, test, task = tables.load("adult")
     task = replace(task, features=tuple(c for c in train.columns if c != task.target))      # fnlwgt too: 14 columns
     features = Features.fit(train, task)
@@ -40,7 +40,7 @@ def trained() -> tuple[NetworkMember, Features, Encoded, Encoded]:
     print(f"trained for 4 epochs: validation loss {done.loss:.4f}", flush=True)
     assert done.member is not None
     rng = np.random.default_rng(1)
-    return done.member, features, features.transform(test[rng.choice(len(test), 10, replace=False)]), x[rng.choice(len(train), 50, replace=False)]
+    return done.member, features, features.transform(test[rng.choice(len(test), 40, replace=False)]), x[rng.choice(len(train), 50, replace=False)]
 
 
 def as_a_user(member: NetworkMember, cut: int) -> Callable[[np.ndarray], np.ndarray]:
