@@ -183,7 +183,7 @@ class Pace:
         places: int,     # devices
         most: int = 1,   # processes on each at most
     ):
-        self.places, self.most, self.each, self.settled = places, most, 1, most == 1
+        self.places, self.most, self.each, self.settled = places, most, 1, most <= 1
         self.rates: list[float] = []   # trials that ended in a second, with one process on each device, with two, and so on
         self._begun: tuple[float, int] | None = None
         self._ended = 0
