@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 ROOT = Path(__file__).resolve().parent.parent
-PEERS = {"lightgbm_optuna": ["lightgbm==4.7.0", "optuna==5.0.0", "scikit-learn==1.9.1"], "autogluon_tabular": ["autogluon.tabular[lightgbm,catboost,xgboost]"]}
+PEERS = {"lightgbm_optuna": ["lightgbm==4.7.0", "optuna==5.0.0", "scikit-learn==1.9.1"], "autogluon_tabular": ["autogluon.tabular[all]==1.6.3", "torch==2.13.0"]}
 
 
 def environment(peer: str) -> str:

@@ -1,10 +1,12 @@
 "The search as a whole: framings, odd tables, interruption and resumption, and the graph of what it finds."
+import json
 import os
 import random
 import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import numpy as np
@@ -14,7 +16,7 @@ import pytest
 from mlops_workbench.core.errors import InputError, NotFoundError, ParameterError
 from mlops_workbench.model.predictor import Predictor
 from mlops_workbench.model.task import Task
-from mlops_workbench.tune import search
+from mlops_workbench.tune import search, study
 from mlops_workbench.tune.data import divide
 from mlops_workbench.tune.families import Step
 from mlops_workbench.tune.journal import open_storage
@@ -204,6 +206,30 @@ def test_a_finished_study_costs_nothing_more(tmp_path, monkeypatch):
 def test_the_journal_of_other_data_is_refused(tmp_path):
     fit_model(table(300), task(), trials=2, device="cpu", folder=tmp_path)
     with pytest.raises(ParameterError, match="another task"): fit_model(table(301), task(), trials=2, device="cpu", folder=tmp_path)
+
+
+def test_populations_of_a_kind_that_ran_side_by_side_are_replayed(monkeypatch):
+    class Two(study.Clock):
+        "Two populations at once; the one that was begun last ends first."
+        def __init__(self, *args, **options): self.queue = [Step("network", 2), Step("network", 3)]
+        def __call__(self, kinds): return self.queue.pop(0) if self.queue else None
+        def done(self, step, seconds): pass
+    over, train = threading.Event(), search.train_networks
+    def late(data, kind, params, *args, **options):
+        if len(params) == 2: over.wait(timeout=60)
+        found = train(data, kind, params, *args, **options)
+        if len(params) == 3: over.set()
+        return found
+    monkeypatch.setattr(study, "Clock", Two)
+    monkeypatch.setattr(search, "threads", lambda most=2: 2)
+    monkeypatch.setattr(search, "train_networks", late)
+    fit = fit_model(table(), task(), trials=0, seconds=60, device="cpu")
+    assert over.is_set() and [(s.family, s.trials) for s in fit.steps] == [("network", 2), ("network", 3)]
+    monkeypatch.setattr(search, "train_networks", train)
+    told = [Step(**s) for s in json.loads(json.dumps(fit.record()["steps"]))]
+    again = fit_model(table(), task(), steps=told, device="cpu")
+    assert again.steps == fit.steps and again.leaderboard.drop("seconds").equals(fit.leaderboard.drop("seconds"))
+    np.testing.assert_array_equal(again.predictor.predict(table(50, 1)), fit.predictor.predict(table(50, 1)))
 
 
 def test_rungs_reach_optuna(tmp_path):

@@ -8,7 +8,7 @@ __all__ = ['FAMILIES', 'KINDS', 'MOST_TREES', 'TURNS', 'network_space', 'tree_sp
 
 # %% ../../nbs/api/4_tune/03a_families.ipynb #cf338a3f
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..model.population import Trained, plan_epochs, time_steps, train_population
@@ -95,6 +95,8 @@ class Step:
     trials: int      # trained at once when they are networks
     limit: int = 0   # the epochs or rounds after which time ended it; 0: it ended by itself
     epochs: int = 0  # that were planned for networks, where time was short; 0: as many as the rows ask for
+    first: int = 0   # the number in the study of its first trial, once it was begun
+    params: list[dict[str, Any]] = field(default_factory=list)   # of its trials, in order; what is not given is drawn
 
 def plan_steps(
     trials: int,            # the budget, at least 1

@@ -145,7 +145,7 @@ class Search:
         "How many trials were trained and told to the study; what another process has left waiting comes first."
         assert self.study is not None
         with self._lock, self.study.batch():
-            first = self.first.get(step.family, ())[self.study.counts[step.family]:]
+            first = step.params or self.first.get(step.family, ())[self.study.counts[step.family]:]
             trials = self.study.ask(min(step.trials, self.left(step.family)), family=step.family, params=first)
             places = self.places()
         if not trials: return 0
@@ -155,7 +155,7 @@ class Search:
             with self._lock, suppress(Exception): self.study.release(trials)
             raise
         with self._lock:
-            self.trained.append(done := replace(step, trials=len(trials), limit=limit))
+            self.trained.append(done := replace(step, trials=len(trials), limit=limit, first=trials[0].number, params=[dict(t.params) for t in trials]))
             if self.kept:
                 with open(self.study.folder / "steps.jsonl", "a") as file: file.write(json.dumps(asdict(done)) + "\n")
         return len(trials)
@@ -282,7 +282,7 @@ class Plan:
             over, queue = search.finished(family), deque(many)
             while queue and over:
                 first = queue.popleft()
-                if first.trials > over: queue.appendleft(replace(first, trials=first.trials - over))
+                if first.trials > over: queue.appendleft(replace(first, trials=first.trials - over, params=first.params[over:]))
                 over = max(0, over - first.trials)
             self.left[family] = queue
 

@@ -243,7 +243,7 @@ def fit_model(
             model, singles, weights, versus = _conclude(search, ensemble)
             p = [search.answers[k] for k in weights]
             metrics = search.measures([search.members[k] for k in weights], list(weights.values()), p)
-            found = Fit(model, singles, _leaderboard(search, weights), metrics.pop("loss"), data.valid_rows, describe_device(place), time.monotonic() - begun, search.trained, versus, metrics,
+            found = Fit(model, singles, _leaderboard(search, weights), metrics.pop("loss"), data.valid_rows, describe_device(place), time.monotonic() - begun, sorted(search.trained, key=lambda s: s.first), versus, metrics,
                         Result(search.study) if search.study else None, getattr(take, "ended", ""), notes)
         finally: search.close()
     return found
