@@ -185,7 +185,7 @@ def _classes(a: Assessment) -> show.Html:
 def _confusion(a: Assessment) -> show.Html:
     pairs = confusion(a.labels, a.chosen.decisions, a.task.classes, confidence=a.settings.confidence)
     worth = dict(zip(a.task.classes, (dict(zip(a.task.classes, row)) for row in a.task.values)))
-    return show.table([{"label": r["label"], "decided": r["decided"], "n": r["n"], "share of the label": show.interval(r["share"], r["low"], r["high"])} | ({"worth each": worth[r["label"]][r["decided"]]} if worth else {}) for r in pairs.head(20).to_dicts()],
+    return show.table([{"label": r["label"], "decided": r["decided"], "n": r["n"], "share of the label": show.interval(r["share"], r["low"], r["high"])} | ({"worth each": show.exact(worth[r["label"]][r["decided"]])} if worth else {}) for r in pairs.head(20).to_dicts()],
                       caption="Which class is taken for which" + (f": the 20 most frequent of {len(pairs):,} pairs" if len(pairs) > 20 else ""))
 
 def _labels(a: Assessment) -> show.Html:
@@ -260,7 +260,7 @@ def _deciding(a: Assessment, found: pl.DataFrame) -> dict[str, show.Html]:
     first = found["decisions"][0]
     rows = [{"decisions": r["decisions"], "value of 1,000": show.interval(r["per_1000"], r["low"], r["high"]), f"more than {first}": "" if r["decisions"] == first else show.interval(r["difference"], r["difference_low"], r["difference_high"]),
              "n": r["n"], "accuracy": r["accuracy"]} for r in found.to_dicts()]
-    matrix = [{"true class": c} | dict(zip(a.task.classes, row)) for c, row in zip(a.task.classes, a.task.values)]
+    matrix = [{"true class": c} | dict(zip(a.task.classes, map(show.exact, row))) for c, row in zip(a.task.classes, a.task.values)]
     return {"value": show.table(rows, caption="Value, in the unit of the task's value_matrix" + f" times {a.task.amount}" * bool(a.task.amount)),
             "value matrix": show.table(matrix, caption="What each decision is worth, by true class")}
 

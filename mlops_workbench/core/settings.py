@@ -68,7 +68,7 @@ class TaskSettings:
     value_fn: float = 0.0      # value of a negative decision that was wrong
     value_tn: float = 0.0      # value of a negative decision that was right
     value_matrix: dict[str, dict[str, float]] = field(default_factory=dict)   # of several classes: a row for each true class with the value of each decision, such as ill: well = -100, * = -2; what is not named is worth 0 if right and -1 if wrong
-    amount: str = ""           # of two classes: a column, or an SQL expression over them, by which each row's value is multiplied, such as a loan's sum
+    amount: str = ""           # of two classes, or of several with a value_matrix: a column, or an SQL expression over them, by which each row's value is multiplied, such as a loan's sum
     capacity: str = ""         # of two classes: how many rows may be decided positive at most, as a share such as 0.2, or a number of so many rows such as 50 per 400
 
 # %% ../../nbs/api/0_core/01_settings.ipynb #cf1a4b34
