@@ -75,6 +75,7 @@ class Assessment:
     weights: np.ndarray | None = None        # [n] of the rows, for performance
     network: str = ""                        # whether the network is worth its cost, in a sentence; where one was tried
     learning: Learning | None = None         # how the loss falls with the rows to learn from
+    deciding: pl.DataFrame | None = None     # of several classes with values: what this model's decisions are worth by value and by the most probable class, and those of the simpler models
 
     @property
     def reason(self) -> str:
@@ -148,9 +149,9 @@ class Assessment:
         return show.stack(_SECTIONS[name](self))
 
     def rows(self) -> pl.DataFrame:
-        "What was decided about each row: label, score, decision, of two classes what the decision was worth, and its weight where it has one."
+        "What was decided about each row: label, score, decision, what the decision was worth where that is known, and its weight where it has one."
         found = pl.DataFrame({"label": self.labels, "score": self.scores, "decision": self.chosen.decisions})
-        if self.task.framing == "binary": found = found.with_columns(value=pl.Series(outcome_values(self.labels, self.chosen.decisions, worth_of(self.task), amounts=self.amounts)))
+        if self.task.valued: found = found.with_columns(value=pl.Series(outcome_values(self.labels, self.chosen.decisions, worth_of(self.task), amounts=self.amounts)))
         return found if self.weights is None else found.with_columns(weight=pl.Series(self.weights))
 
     def to_json(self) -> dict[str, Any]:
@@ -183,7 +184,8 @@ def _classes(a: Assessment) -> show.Html:
 
 def _confusion(a: Assessment) -> show.Html:
     pairs = confusion(a.labels, a.chosen.decisions, a.task.classes, confidence=a.settings.confidence)
-    return show.table([{"label": r["label"], "decided": r["decided"], "n": r["n"], "share of the label": show.interval(r["share"], r["low"], r["high"])} for r in pairs.head(20).to_dicts()],
+    worth = dict(zip(a.task.classes, (dict(zip(a.task.classes, row)) for row in a.task.values)))
+    return show.table([{"label": r["label"], "decided": r["decided"], "n": r["n"], "share of the label": show.interval(r["share"], r["low"], r["high"])} | ({"worth each": show.exact(worth[r["label"]][r["decided"]])} if worth else {}) for r in pairs.head(20).to_dicts()],
                       caption="Which class is taken for which" + (f": the 20 most frequent of {len(pairs):,} pairs" if len(pairs) > 20 else ""))
 
 def _labels(a: Assessment) -> show.Html:
@@ -241,6 +243,7 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
         out["value"] = show.table([{"decisions": r["decisions"], "value of 1,000": show.interval(r["per_1000"], r["low"], r["high"])}
                                    | {k: r[k] for k in ("n", "selection_rate", "tp", "fp", "fn", "tn")} for r in worth.to_dicts()],
                                   caption="Value, in the unit of the task's value_tp, value_fp, value_fn and value_tn" + f" times {a.task.amount}" * bool(a.task.amount))
+    if a.deciding is not None: out |= _deciding(a, a.deciding)
     if a.chosen_at and a.limit_column: out |= _fairness_tables(a.evidence[0], [a.limit_column], ", unmitigated")
     out |= _fairness_tables(a.chosen, list(a.fairness), "")
     if a.offered: out["candidates"] = _candidates(a)
@@ -251,6 +254,15 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
         if a.chosen_at: out["gates, unmitigated"] = answers_table(a.evidence[0].answers, caption=f"Gates: {a.evidence[0].name}")
         out["gates"] = answers_table(a.gates, caption=f"Gates: {a.chosen.name}")
     return out
+
+def _deciding(a: Assessment, found: pl.DataFrame) -> dict[str, show.Html]:
+    "What decisions between several classes are worth: by value, by the most probable class, and those of simpler models; and the values themselves."
+    first = found["decisions"][0]
+    rows = [{"decisions": r["decisions"], "value of 1,000": show.interval(r["per_1000"], r["low"], r["high"]), f"more than {first}": "" if r["decisions"] == first else show.interval(r["difference"], r["difference_low"], r["difference_high"]),
+             "n": r["n"], "accuracy": r["accuracy"]} for r in found.to_dicts()]
+    matrix = [{"true class": c} | dict(zip(a.task.classes, map(show.exact, row))) for c, row in zip(a.task.classes, a.task.values)]
+    return {"value": show.table(rows, caption="Value, in the unit of the task's value_matrix" + f" times {a.task.amount}" * bool(a.task.amount)),
+            "value matrix": show.table(matrix, caption="What each decision is worth, by true class")}
 
 def _detail_tables(a: Assessment) -> dict[str, show.Html]:
     "Where the decisions err: by class, label, level, quantile or range; what is done now beside them; the operating point."
@@ -276,8 +288,10 @@ def _fairness_tables(e: Evidence, columns: Sequence[str], tail: str) -> dict[str
         names = {"tpr": "true positive rate", "fpr": "false positive rate"} | ({"estimate": f.groups["metric"][0]} if "metric" in f.groups.columns else {})
         out[f"groups: {name}{tail}"] = show.table(rows, names=names, caption=f"Rates by {name}: {e.name}")
         if "wrong" in f.groups.columns:
-            served = [{"group": r["group"], "n": r["n"], "wrong decisions": _ends(r, "wrong"), "mean score less share positive": _ends(r, "calibration"), "value of 1,000": show.interval(*(None if r[k] is None else 1000 * r[k] for k in ("value", "value_low", "value_high")))} for r in f.groups.to_dicts()]
-            out[f"served: {name}{tail}"] = show.table(served, caption=f"Errors, calibration and value by {name}: {e.name}")
+            two = "calibration" in f.groups.columns
+            served = [{"group": r["group"], "n": r["n"], "wrong decisions": _ends(r, "wrong")} | ({"mean score less share positive": _ends(r, "calibration")} if two else {})
+                      | {"value of 1,000": show.interval(*(None if r[k] is None else 1000 * r[k] for k in ("value", "value_low", "value_high")))} for r in f.groups.to_dicts()]
+            out[f"served: {name}{tail}"] = show.table(served, caption=f"Errors{', calibration' * two} and value by {name}: {e.name}")
         out[f"disparities: {name}{tail}"] = _shown(f.disparities, f"Disparities by {name}: {e.name}")
         if f.shrunken is not None and len(f.shrunken):
             said = {"tpr": "true positive rate", "fpr": "false positive rate", "selection_rate": "selection rate"}
@@ -319,7 +333,7 @@ def _performance(a: Assessment) -> list[show.Html]:
     now = [part for name, x in (("status quo", a.chosen.status_quo), ("champion", a.chosen.champion)) if x for part in (show.note(x.sentence), tables[name])]
     least = [show.note(f"Of no use as asked: {a.operating}.", "warn")] if isinstance(a.operating, str) else [tables["operating point"]] if a.operating else []
     return [tables["performance"], *now, tables["ladder"], *([show.note(a.network)] if a.network else []), *(show.note(s, "warn") for s in a.differ), side, *(tables[t] for t in _DETAILS[a.task.form]),
-            show.folded("Calibration, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *least, *_room(a), *([a.learning.shown()] if a.learning else [])]
+            show.folded("Calibration, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *([show.folded("What each decision is worth", tables["value matrix"])] if "value matrix" in tables else []), *least, *_room(a), *([a.learning.shown()] if a.learning else [])]
 
 def _room(a: Assessment) -> list[show.Html]:
     "How far the chosen policy's decisions keep to the task's capacity, where it has one."
@@ -391,7 +405,7 @@ def _json(a: Assessment) -> dict[str, Any]:
         "confidence": a.settings.confidence, "replicates": a.settings.bootstrap, "seed": a.seed, "chosen": a.chosen.name,
         "held_back": [x.gate for x in a.held_back], "reason": a.reason, "policy": json.loads(a.policy.to_json()), "notes": a.notes,
         "performance": a.performance, "ladder": a.ladder, "calibration": a.calibration, "estimates": a.chosen.estimates,
-        "worth": {"values": worth_of(a.task), "amount": a.task.amount, "capacity": a.task.capacity} if a.task.framing == "binary" else None,
+        "worth": {"values": dict(zip(a.task.classes, (dict(zip(a.task.classes, row)) for row in a.task.values))) or worth_of(a.task), "amount": a.task.amount, "capacity": a.task.capacity} if a.task.valued else None, "deciding": a.deciding,
         "status_quo": a.chosen.status_quo, "champion": a.chosen.champion, "network": a.network, "learning": a.learning.to_json() if a.learning else None, "operating_point": a.operating, "loss_and_value_differ": a.differ,
         **{f"by_{name.removesuffix('s')}": table for name, table in a.parts.items()},
         **({"residuals": residuals(a.labels, a.scores)} if a.task.form == "regression" else {"classes_found": by_class(a.labels, a.chosen.decisions, a.task.classes)} if a.task.form in ("binary", "multiclass", "hierarchical") else {}),
@@ -427,9 +441,14 @@ def _conditions(task: Task, settings: AssessSettings) -> list[Condition]:
     return room + read_conditions(settings.operating)
 
 def _thresholds(task: Task, labels: np.ndarray, models: Mapping[str, np.ndarray], ladder: pl.DataFrame, conditions: list[Condition], amounts: np.ndarray | None, options: dict[str, Any]) -> dict[str, Any]:
-    "Of a binary task the operating point, where conditions ask for one, and where loss and value disagree."
-    if task.framing != "binary": return {}
+    "Where loss and value disagree; of a binary task the operating point, where conditions ask for one; of several classes what deciding by value is worth."
+    if not task.valued: return {}
     worth = worth_of(task)
+    if task.values:
+        by_value, likely = Policy("value", values=task.values), Policy("argmax")
+        decisions = {"this model, by value": by_value.decide(models["this model"]), "this model, the most probable class": likely.decide(models["this model"])}
+        decisions |= {f"{name}, by value": by_value.decide(s) for name, s in models.items() if name != "this model"}
+        return {"deciding": value_table(labels, decisions, worth, amounts=amounts, **options), "differ": disagreements(labels, models, worth, ladder, amounts=amounts, **options), "amounts": amounts}
     point = operating_point(labels, models["this model"], worth, conditions=conditions, amounts=amounts, **options) if conditions else None
     return {"operating": point, "differ": disagreements(labels, models, worth, ladder, amounts=amounts, capacity=task.capacity, **options), "amounts": amounts}
 

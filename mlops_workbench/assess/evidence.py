@@ -128,27 +128,28 @@ def _most_uneven(each: pl.DataFrame) -> str:
 
 def worth_of(
     task: Task,   # what is predicted
-) -> dict[str, float]:
-    "What each outcome of a binary decision is worth: the task's own values, or 1 for a right and -1 for a wrong positive decision."
-    return {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0} | dict(task.value)
+) -> Any:        # tp, fp, fn and tn of two classes; [true class][decided class] of several, empty where it is not known
+    "What each outcome of a decision is worth: the task's own values, or, of two classes, 1 for a right and -1 for a wrong positive decision."
+    return task.values if task.framing != "binary" else {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0} | task.value
 
 def served_by_group(
-    task: Task,                 # binary
-    labels: np.ndarray,         # [n] 1 positive, 0 negative
-    scores: np.ndarray,         # [n] probabilities
-    decisions: np.ndarray,      # [n] 1 positive, 0 negative
+    task: Task,                 # of two classes, or of several with values
+    labels: np.ndarray,         # [n] class codes
+    scores: np.ndarray,         # [n] probabilities, or [n, k]
+    decisions: np.ndarray,      # [n] class codes
     groups: np.ndarray,         # [n] text
     *,
     amounts: np.ndarray | None = None,   # [n] that a row's worth is multiplied by
     confidence: float = 0.95,   # of the intervals
 ) -> pl.DataFrame:
-    "A row for each group, with ends: `wrong`, the share of wrong decisions; `calibration`, the mean score less the share of positive labels; `value`, of a decision in the mean."
+    "A row for each group, with ends: `wrong`, the share of wrong decisions; of two classes `calibration`, the mean score less the share of positive labels; `value`, of a decision in the mean."
     names, code = group_codes(groups)
     n = np.bincount(code)
     wrong = np.bincount(code, np.asarray(labels) != decisions)
     low, high = wilson(wrong, n, confidence=confidence)
     out: dict[str, Any] = {"group": names, "wrong": wrong / n, "wrong_low": low, "wrong_high": high}
-    for name, each in (("calibration", np.asarray(scores, float) - labels), ("value", outcome_values(labels, decisions, worth_of(task), amounts=amounts))):
+    measured = {"calibration": np.asarray(scores, float) - labels} if task.framing == "binary" else {}
+    for name, each in (measured | {"value": outcome_values(labels, decisions, worth_of(task), amounts=amounts)}).items():
         mean = np.bincount(code, each) / n
         spread = np.where(n > 1, np.maximum(np.bincount(code, each**2) / n - mean**2, 0), np.nan)   # one row has no interval
         half = z_of(confidence) * np.sqrt(spread / np.maximum(n - 1, 1))
@@ -173,6 +174,9 @@ def fairness_of(
     options: dict[str, Any] = {"confidence": confidence, "replicates": replicates, "seed": seed}
     errors = error_by_group(labels, decisions, groups, task.form, small=small, confidence=confidence)
     gap = error_difference(errors, **options)
+    def served(table: pl.DataFrame) -> pl.DataFrame:
+        if not task.valued: return table
+        return table.join(served_by_group(task, labels, scores, decisions, groups, amounts=amounts, confidence=confidence), on="group", how="left", maintain_order="left")
     name = f"{SERVED.get(task.form, 'accuracy')}_difference"
     found = {f"{name}({column})": gap}
     if task.framing != "binary":
@@ -181,9 +185,8 @@ def fairness_of(
         if task.form == "multilabel":
             each = _by_label(task, labels, decisions, groups, small=small, **options)
             table, said = pl.concat([table, each], how="diagonal").select("metric", "label", "estimate", "low", "high", "n", "lowest", "highest", "note"), said + _most_uneven(each)
-        return Fairness(column, errors.drop("error"), table, [said]), found
-    by = by_group(labels, decisions, groups, scores=scores, small=small, confidence=confidence)
-    by = by.join(served_by_group(task, labels, scores, decisions, groups, amounts=amounts, confidence=confidence), on="group", how="left", maintain_order="left")
+        return Fairness(column, served(errors.drop("error")), table, [said]), found
+    by = served(by_group(labels, decisions, groups, scores=scores, small=small, confidence=confidence))
     table = disparities(labels, decisions, groups, small=small, **options)
     rows = table.to_dicts()
     found |= {f"{r['metric']}({column})": Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in rows}
@@ -219,8 +222,10 @@ def gather(
     estimates = {r["metric"]: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in table.to_dicts()}
     if task.form != "regression":
         estimates["calibration_error"] = calibration_error(calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=options["confidence"]), **options)
+    if task.valued: estimates["value"] = mean_value(labels, decisions, worth_of(task), amounts=amounts, **options)
+    elif task.framing == "multiclass": estimates["value"] = Estimate(None, n=len(labels), note="[task] value_matrix would say what decisions are worth")
+    if policy.kind == "value": estimates["gain(argmax)"] = mean_value(labels, decisions, worth_of(task), against=Policy("argmax").decide(scores), amounts=amounts, **options)
     if task.framing == "binary":
-        estimates["value"] = mean_value(labels, decisions, worth_of(task), amounts=amounts, **options)
         estimates["price"] = price or Estimate(0.0, 0.0, 0.0, len(labels), "these are the unmitigated decisions")
     one = decisions[:, middle_of(task.quantiles)] if task.form == "quantiles" else decisions
     now = None if present is None else beside_status_quo(task, labels, one, present, worth_of(task), amounts=amounts, **options)

@@ -24,12 +24,12 @@ CERTAIN: dict[str, tuple[str, ...]] = {   # form of the task -> what `assess.cer
     "quantiles": ("set_coverage",)}
 OVERALL: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics of the whole data that a gate may ask for
     "binary": ("skill", "auc", "average_precision", "calibration_error", "value", "price", "gain", *CERTAIN["binary"], *METRICS["binary"]),
-    "multiclass": ("skill", "auc_ovr", "calibration_error", "gain", *CERTAIN["multiclass"], *METRICS["multiclass"]),
+    "multiclass": ("skill", "auc_ovr", "calibration_error", "value", "gain", *CERTAIN["multiclass"], *METRICS["multiclass"]),
     "regression": ("skill", "gain", *CERTAIN["regression"], *METRICS["regression"]),
     "multilabel": ("skill", "auc_macro", "calibration_error", *METRICS["multilabel"]),
     "quantiles": ("skill", "calibration_error", "gain", *CERTAIN["quantiles"], *METRICS["quantiles"]),
 }
-OVERALL["hierarchical"] = (*OVERALL["multiclass"], "hierarchical_precision", "hierarchical_recall", "hierarchical_f1", *(f"accuracy_level_{i}" for i in range(1, 6)))   # of levels above the last
+OVERALL["hierarchical"] = (*(m for m in OVERALL["multiclass"] if m != "value"), "hierarchical_precision", "hierarchical_recall", "hierarchical_f1", *(f"accuracy_level_{i}" for i in range(1, 6)))   # of levels above the last
 GROUPED: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics by group
     "binary": (*DISPARITIES, "accuracy_difference", "abstained_difference")} | {f: (f"{SERVED.get(f, 'accuracy')}_difference",) for f in OVERALL if f != "binary"}
 SLICED: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics of a slice; of a tree those of its leaves

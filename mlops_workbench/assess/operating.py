@@ -15,7 +15,7 @@ import numpy as np
 import polars as pl
 
 from .metrics import Estimate, wilson
-from .value import best_threshold, mean_value, value_curve
+from .value import Worth, best_threshold, mean_value, value_curve
 from ..core import show
 from ..core.errors import SettingsError, nearest
 
@@ -112,9 +112,9 @@ def _short_of(curve: pl.DataFrame, conditions: Sequence[Condition]) -> str:
 
 # %% ../../nbs/api/3_assess/01b_operating.ipynb #714b307d
 def disagreements(
-    labels: np.ndarray,               # [n] 1 positive, 0 negative
-    models: Mapping[str, np.ndarray], # name -> scores [n]
-    value: Mapping[str, float],       # worth of one outcome: tp, fp, fn, tn
+    labels: np.ndarray,               # [n] 1 positive, 0 negative; or class codes
+    models: Mapping[str, np.ndarray], # name -> scores [n]; or [n, k]
+    value: Worth,                     # worth of one outcome: tp, fp, fn, tn; or of [true class][decided class]
     ladder: pl.DataFrame,             # what `assess.ladder.compare` returned for these models
     *,
     against: str = "this model",      # the model the others are compared with
@@ -122,8 +122,10 @@ def disagreements(
     capacity: float = 1.0,            # the largest share of rows that may be decided positive
     **options: Any,                   # confidence, replicates, seed
 ) -> list[str]:
-    "A sentence for each model that loses surely more and is worth surely more than this one, or the other way round, each at its best threshold."
-    def best(scores: np.ndarray) -> np.ndarray: return scores >= best_threshold(labels, scores, value, amounts=amounts, capacity=capacity)
+    "A sentence for each model that loses surely more and is worth surely more than this one, or the other way round, each at its best threshold; of several classes each by its expected values."
+    def best(scores: np.ndarray) -> np.ndarray:
+        if isinstance(value, Mapping): return scores >= best_threshold(labels, scores, value, amounts=amounts, capacity=capacity)
+        return (scores @ np.asarray(value, float)).argmax(axis=1)
     mine, said = best(np.asarray(models[against], float)), []
     for r in ladder.to_dicts():
         if r["this"]: continue

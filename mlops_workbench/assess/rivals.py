@@ -17,6 +17,7 @@ from .ladder import compare
 from .metrics import Estimate, auc_parts, z_of
 from .parts import middle_of
 from .status_quo import StatusQuo, beside_status_quo
+from .value import Worth
 from ..core import show
 from ..model.task import Task
 
@@ -50,7 +51,7 @@ def beside_rival(
     scores: np.ndarray,       # [n] or [n, k], of this model
     decisions: np.ndarray,    # [n] of this model
     rival: Rival,             # the other one
-    worth: dict[str, float],  # of a binary task's outcomes
+    worth: Worth,             # of the task's outcomes, from `worth_of`
     *,
     amounts: np.ndarray | None = None,   # [n] that a row's worth is multiplied by
     weights: np.ndarray | None = None,   # [n] of the rows, for the loss and the AUC

@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from .metrics import Estimate, finite, interval, resample_means
-from .value import outcome_values
+from .value import Worth, outcome_values
 from ..core import show
 from ..model.labels import as_text, codes_of, quantity
 from ..model.task import Task
@@ -43,21 +43,21 @@ class StatusQuo:
     sentence: str           # what it comes to
     gain: Estimate          # how much more a decision of the model is worth; of other tasks how much more is right, or how much smaller the error
 
-def _columns(task: Task, labels: np.ndarray, decided: np.ndarray, worth: dict[str, float], amounts: np.ndarray | None) -> dict[str, np.ndarray]:
+def _columns(task: Task, labels: np.ndarray, decided: np.ndarray, worth: Worth, amounts: np.ndarray | None) -> dict[str, np.ndarray]:
     "What is averaged, by measure; the first is what counts, more is better."
     if task.framing == "regression":
         off = np.abs(labels - decided)
         return {"mean absolute error, less is better": -off, "mean squared error, less is better": -off**2}
     right = (labels == decided).astype(float)
-    if task.framing != "binary": return {"accuracy": right}
-    return {"value of 1,000 decisions": 1000 * outcome_values(labels, decided, worth, amounts=amounts), "accuracy": right, "decided positive": (decided == 1).astype(float)}
+    value = {"value of 1,000 decisions": 1000 * outcome_values(labels, decided, worth, amounts=amounts)} if task.valued else {}
+    return value | {"accuracy": right} | ({"decided positive": (decided == 1).astype(float)} if task.framing == "binary" else {})
 
 def beside_status_quo(
     task: Task,               # what is predicted
     labels: np.ndarray,       # [n] codes or numbers
     decisions: np.ndarray,    # [n] the model's: codes or numbers
     present: np.ndarray,      # [n] from `present_decisions`
-    worth: dict[str, float],  # of a binary task's outcomes
+    worth: Worth,             # of the task's outcomes, from `worth_of`
     *,
     amounts: np.ndarray | None = None,   # [n] that a row's worth is multiplied by
     called: str = "",         # what is done now, in the sentence; 'what is done now (COLUMN)' when empty
@@ -74,13 +74,13 @@ def beside_status_quo(
     rows = [(name, s * float(a), s * float(b), float(b - a), finite(lo), finite(hi)) for name, s, a, b, lo, hi in zip(sides[0], sign, now.mean(0), mine.mean(0), low, high)]
     schema = {"measure": pl.String} | dict.fromkeys(("now", "model", "difference", "low", "high"), pl.Float64)
     found, n, out = pl.DataFrame(rows, schema=schema, orient="row"), int(there.sum()), int((~there).sum())
-    first, each = found.row(0, named=True), 1000 if task.framing == "binary" else 1
+    first, each = found.row(0, named=True), 1000 if task.valued else 1
     value, low_, high_ = (None if first[k] is None else first[k] / each for k in ("difference", "low", "high"))
     gain = Estimate(value, low_, high_, n)
     return StatusQuo(task.status_quo, n, out, found, _sentence(task, first, n, out, called or f"what is done now ({task.status_quo})"), gain)
 
 def _sentence(task: Task, r: dict[str, Any], n: int, out: int, called: str) -> str:
-    unit = {"binary": "worth {} per 1,000 decisions beside", "regression": "off by {} less on average than"}.get(task.framing, "right in {} more of the rows than")
+    unit = "worth {} per 1,000 decisions beside" if task.valued else "off by {} less on average than" if task.framing == "regression" else "right in {} more of the rows than"
     sure = "better" if (r["low"] or 0) > 0 else "worse" if (r["high"] or 0) < 0 else "not surely better or worse"
     left = f"; {out:,} rows say nothing of it" if out else ""
     return f"The model is {sure} than {called}: {unit.format(show.interval(r['difference'], r['low'], r['high']))} it, on {n:,} rows{left}."

@@ -30,6 +30,7 @@ def frames(
     if a.chosen.status_quo: found["status quo"] = a.chosen.status_quo.table
     if a.chosen.champion: found["champion"] = a.chosen.champion.table
     if a.learning: found["learning"] = a.learning.table
+    if a.deciding is not None: found["value"] = a.deciding
     if a.candidates: found["candidates"] = candidates_table([*a.candidates, *a.others])
     if a.gates: found["gates"] = pl.DataFrame([g.to_json() for g in a.gates], infer_schema_length=None)
     return found

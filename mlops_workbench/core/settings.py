@@ -10,7 +10,9 @@ __all__ = ['ProjectSettings', 'DataSettings', 'TaskSettings', 'TuneSettings', 'A
 # %% ../../nbs/api/0_core/01_settings.ipynb #f1c73d09
 import configparser
 import dataclasses
+import math
 import os
+import re
 import types
 import typing
 from dataclasses import dataclass, field
@@ -65,7 +67,8 @@ class TaskSettings:
     value_fp: float = -1.0     # value of a positive decision that was wrong
     value_fn: float = 0.0      # value of a negative decision that was wrong
     value_tn: float = 0.0      # value of a negative decision that was right
-    amount: str = ""           # of two classes: a column, or an SQL expression over them, by which each row's value is multiplied, such as a loan's sum
+    value_matrix: dict[str, dict[str, float]] = field(default_factory=dict)   # of several classes: a row for each true class with the value of each decision, such as ill: well = -100, * = -2; what is not named is worth 0 if right and -1 if wrong
+    amount: str = ""           # of two classes, or of several with a value_matrix: a column, or an SQL expression over them, by which each row's value is multiplied, such as a loan's sum
     capacity: str = ""         # of two classes: how many rows may be decided positive at most, as a share such as 0.2, or a number of so many rows such as 50 per 400
 
 # %% ../../nbs/api/0_core/01_settings.ipynb #cf1a4b34
@@ -187,7 +190,7 @@ _BOOLS = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no"
 
 def convert(
     text: str,    # the value as written
-    kind,         # str, int, float, bool, list[str] or Literal[...]
+    kind,         # str, int, float, bool, list[str], dict[str, dict[str, float]] or Literal[...]
     where: str,   # place named in an error
 ):
     "`text` as a value of the type `kind`."
@@ -195,6 +198,7 @@ def convert(
     try:
         if kind is bool: return _BOOLS[text.lower()]
         if kind in (int, float, str): return kind(text)
+        if kind == dict[str, dict[str, float]]: return _matrix(text, where)
         if isinstance(kind, types.GenericAlias): return [typing.get_args(kind)[0](t.strip().strip("'\"")) for t in text.split(",")] if text else []
     except (KeyError, ValueError):
         names = {int: "a whole number", float: "a number", bool: "true or false", list[float]: "a list of numbers such as 0.1, 0.9"}
@@ -202,6 +206,34 @@ def convert(
     choices = typing.get_args(kind)
     if text not in choices: raise SettingsError(f"{text!r} is not one of the choices", where=where, remedy=nearest(text, choices))
     return text
+
+_SYNTAX = 'write TRUE CLASS: DECIDED CLASS = NUMBER, DECIDED CLASS = NUMBER, and each true class on a line of its own; put a name with : = , ; or # into double quotes'
+
+def _parts(text: str, marks: str) -> list[str]:
+    "The text, divided at the marks that stand outside of double quotes."
+    return re.split(rf'[{marks}](?=(?:[^"]*"[^"]*")*[^"]*$)', text)
+
+def _matrix(text: str, where: str) -> dict[str, dict[str, float]]:
+    "The value of each decision that is named, by true class."
+    def name(part: str) -> str:
+        bare = part.strip()
+        if quoted := re.fullmatch(r'"((?:[^"]|"")+)"', bare): return quoted[1].replace('""', '"')
+        if not bare or '"' in bare: raise SettingsError(f"{bare!r} is no name of a class", where=where, remedy=_SYNTAX)
+        return bare
+    rows: dict[str, dict[str, float]] = {}
+    for line in filter(str.strip, _parts(text, ";\n")):
+        true, *rest = _parts(line, ":")
+        if len(rest) != 1: raise SettingsError(f"{line.strip()!r} is not a class with the values of its decisions", where=where, remedy=_SYNTAX)
+        if name(true) in rows: raise SettingsError(f"there are two rows for {name(true)!r}", where=where, remedy="give each true class one row")
+        row = rows[name(true)] = {}
+        for cell in _parts(rest[0], ",") if rest[0].strip() else []:
+            decided, *number = _parts(cell, "=")
+            try: value = float(number[0]) if len(number) == 1 else float("nan")
+            except ValueError: value = float("nan")
+            if not math.isfinite(value): raise SettingsError(f"{cell.strip()!r}, in the row of {name(true)!r}, is not a class with a finite number", where=where, remedy=_SYNTAX)
+            if name(decided) in row: raise SettingsError(f"the row of {name(true)!r} names {name(decided)!r} twice", where=where, remedy="name each decision once")
+            row[name(decided)] = value
+    return rows
 
 # %% ../../nbs/api/0_core/01_settings.ipynb #99f4ecad
 _RANGES = {("task", "test_share"): (0.01, 0.5), ("task", "folds"): (2, 20), ("tune", "trials"): (1, 100_000), ("tune", "minutes"): (0, 1e6),
@@ -276,6 +308,12 @@ def _comments(cls: type) -> dict[str, str]:
     lines = [line.split("#", 1) for line in inspect.getsource(getattr(module, cls.__name__)).splitlines() if ":" in line and "#" in line]
     return {code.split(":")[0].strip(): comment.strip() for code, comment in lines}
 
+def _written(value) -> str:
+    "The value as a settings file has it; of a table a row on a line of its own."
+    def name(c: str) -> str: return '"' + c.replace('"', '""') + '"' if re.search('[":=,;#]', c) or c != c.strip() else c
+    if isinstance(value, dict): return "".join(f"\n    {name(c)}: " + ", ".join(f"{name(d)} = {x!r}" for d, x in row.items()) for c, row in value.items())
+    return ", ".join(map(str, value)) if isinstance(value, list) else str(value).lower() if isinstance(value, bool) else str(value)
+
 def settings_text(
     settings: Settings,   # what to write
 ) -> str:
@@ -290,6 +328,6 @@ def settings_text(
             notes = _comments(type(part))
             for k, v in dataclasses.asdict(part).items():
                 if k in notes: out.append(f"# {notes[k]}")
-                out.append(f"{k} = {', '.join(map(str, v)) if isinstance(v, list) else str(v).lower() if isinstance(v, bool) else v}".rstrip())
+                out.append(f"{k} = {_written(v)}".rstrip())
         out.append("")
     return "\n".join(out)

@@ -42,7 +42,7 @@ def unpaired(
 class Decided:
     "What a run of `assess` decided, row by row."
     source: str           # the dataset version or the file's hash, and the rows of it
-    table: pl.DataFrame   # label, score, decision, of two classes value, and weight where rows have one
+    table: pl.DataFrame   # label, score, decision, value where it is known, and weight where rows have one
     task: Task | None     # what was predicted, where it is known
 
 def decided(
@@ -79,11 +79,11 @@ def paired_differences(
         r = compare(labels, {"before": before, "after": after}, **task.aim, against="before", weights=weights, **options).row(1, named=True)
         found["loss"] = Estimate(r["difference"], r["difference_low"], r["difference_high"], r["n"])
     each = {}
-    if "value" in a.table.columns:   # two classes
+    if "value" in a.table.columns and before.ndim == 1:   # two classes
         each["brier"] = [(p - labels) ** 2 for p in (before, after)]
         found["auc"] = auc_difference(labels, after, before, weights=weights, confidence=confidence)
     if labels.dtype.kind == "i" and labels.ndim == 1: each["accuracy"] = [(d.table["decision"].to_numpy() == labels).astype(float) for d in (a, b)]
-    if "value" in a.table.columns and "value" in b.table.columns and a.task and b.task and (a.task.value, a.task.amount) == (b.task.value, b.task.amount): each["value"] = [d.table["value"].to_numpy() for d in (a, b)]
+    if "value" in a.table.columns and "value" in b.table.columns and a.task and b.task and (a.task.value, a.task.values, a.task.amount) == (b.task.value, b.task.values, b.task.amount): each["value"] = [d.table["value"].to_numpy() for d in (a, b)]
     for name, (x, y) in each.items():
         w = None if name == "value" else weights   # values count every row alike
         low, high = interval(resample_means((y - x)[:, None], weights=w, replicates=replicates, seed=seed)[:, 0], confidence=confidence)
@@ -131,7 +131,7 @@ class Assessments:
 
     def metrics(self) -> list[dict[str, Any]]:
         "A row for each metric of the decisions, value and price among them."
-        known = [{r["metric"]: r for r in x["performance"]} | {k: x["estimates"][k] for k in ("value", "price", "gain", "gain(champion)") if k in x["estimates"]} for x in (self.before, self.after)]
+        known = [{r["metric"]: r for r in x["performance"]} | {k: x["estimates"][k] for k in ("value", "price", "gain", "gain(champion)", "gain(argmax)") if k in x["estimates"]} for x in (self.before, self.after)]
         losses = [{} if "log_loss" in k else next(({"loss": {"estimate": r["loss"], "low": r["low"], "high": r["high"], "n": r["n"]}} for r in x["ladder"] if r["this"]), {}) for x, k in zip((self.before, self.after), known)]
         apart = [(w.get("values"), w.get("amount")) for x in (self.before, self.after) for w in [x.get("worth") or {}]]
         paired = self.paired | ({"log_loss": self.paired["loss"]} if "loss" in self.paired else {})   # the same number, where it is a metric too
@@ -204,7 +204,8 @@ class Assessments:
 def _priced(worth: Mapping[str, Any] | None) -> str:
     "What decisions are worth, in words."
     if not worth: return "–"
-    return ", ".join(f"{k} {v:g}" for k, v in worth["values"].items()) + f", times {worth['amount']}" * bool(worth["amount"]) + f"; at most {1000 * worth['capacity']:,.4g} of 1,000 positive" * (worth["capacity"] < 1)
+    several = [f"{c}: " + ", ".join(f"{d} {v:g}" for d, v in row.items()) for c, row in worth["values"].items() if isinstance(row, Mapping)]
+    return ("; ".join(several) or ", ".join(f"{k} {v:g}" for k, v in worth["values"].items())) + f", times {worth['amount']}" * bool(worth["amount"]) + f"; at most {1000 * worth['capacity']:,.4g} of 1,000 positive" * (worth["capacity"] < 1)
 
 _VERDICT = {"verdict": lambda x: f"held back by {', '.join(x['held_back'])}" if x["held_back"] else "held back by no gate", "chosen policy": lambda x: x["chosen"], "values": lambda x: _priced(x.get("worth")), "rows": lambda x: f"{x['n']:,}: {x['scheme']}",
             "confidence of the intervals": lambda x: f"{x['confidence']:.0%}", "beside the champion": lambda x: (x.get("champion") or {}).get("sentence") or "–", "network": lambda x: x.get("network") or "–",

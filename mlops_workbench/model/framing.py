@@ -4,10 +4,10 @@
 
 # %% auto #0
 __all__ = ['LOSSES', 'QUANTILES', 'FORMS', 'TABLES', 'check_quantiles', 'aim_of', 'width_of', 'read_class_weight',
-           'independent_weights']
+           'read_value_matrix', 'independent_weights']
 
 # %% ../../nbs/api/2_model/00_framing.ipynb #d7b1da71
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -78,6 +78,19 @@ def read_class_weight(
     weights = [given.get(c, 1.0) for c in classes]
     mean = sum(w * n for w, n in zip(weights, rows)) / total
     return {c: w / mean for c, w in zip(classes, weights)}
+
+# %% ../../nbs/api/2_model/00_framing.ipynb #34f5cd06
+def read_value_matrix(
+    rows: Mapping[str, Mapping[str, float]],   # true class -> decided class -> value; * for those that are not named
+    classes: Sequence[str],                    # their texts, in the order of their codes
+) -> tuple[tuple[float, ...], ...]:            # worth of [true class][decided class]; empty where no rows are given
+    "What each decision is worth under each true class; an `InputError` for a class that is not there, or has no row."
+    where, rest = "settings.ini, [task] value_matrix", "*" if "*" not in classes else ""
+    for c in (c for true, row in rows.items() for c in (true, *row)):
+        if c not in classes and c != rest: raise InputError(f"value_matrix names {c!r}, which is not a class", where=where, remedy=nearest(c, classes))
+    missing = [c for c in classes if c not in rows] if rows and rest not in rows else []
+    if missing: raise InputError(f"value_matrix has no row for the true class {', '.join(map(repr, missing[:5]))}", where=where, remedy="write one, such as CLASS: OTHER CLASS = -5; or *: for all that have none")
+    return tuple(tuple(float(row.get(d, 0.0 if d == c else row.get(rest, -1.0))) for d in classes) for c in classes for row in [rows.get(c, rows.get(rest, {}))]) if rows else ()
 
 # %% ../../nbs/api/2_model/00_framing.ipynb #a82ec9c7
 def independent_weights(

@@ -150,4 +150,5 @@ def usual_policy(
 ) -> Policy:
     "The policy of a task where nothing else was chosen."
     if task.framing == "hierarchical": return Policy("descent", levels=task.tree.of)
+    if task.values: return Policy("value", values=task.values)
     return Policy({"binary": "threshold", "regression": "none", "multilabel": "labels"}.get(task.framing, "argmax"))

@@ -19,7 +19,7 @@ import polars as pl
 from ..core.errors import InputError, nearest
 from ..core.settings import Settings, TaskSettings
 from ..data.profile import find_leaks, id_like, spells_out
-from .framing import LOSSES, aim_of, independent_weights, read_class_weight, width_of
+from .framing import LOSSES, aim_of, independent_weights, read_class_weight, read_value_matrix, width_of
 from .labels import (
     as_text, codes_of, column_of, frame_labels, frame_target, label_table, none_missing, present, quantity, sort_classes, strata_of)
 from .levels import Tree, check_columns, check_paths, paths_of, separator_of
@@ -44,7 +44,7 @@ class Task:
     excluded: dict[str, str] = field(default_factory=dict)   # column -> why it is not learned from
     weight: str = ""                      # the column of row weights, or ''
     split: str = "stratified"             # 'stratified', 'group:COLUMN' or 'time:COLUMN'
-    value: dict[str, float] = field(default_factory=dict)    # worth of one decision: tp, fp, fn, tn
+    value: dict[str, float] = field(default_factory=dict)    # binary: worth of one decision: tp, fp, fn, tn
     seed: int = 0                         # of the split and of all that follows
     derived: dict[str, str] = field(default_factory=dict)    # column -> the SQL expression it was derived by
     sentinels: dict[str, tuple[float, ...]] = field(default_factory=dict)   # column -> numbers that stand for a missing value
@@ -57,9 +57,10 @@ class Task:
     class_weight: dict[str, float] = field(default_factory=dict)   # class -> weight in training; empty: 1 each
     status_quo: str = ""                  # the column of the present decision or prediction, or ''
     reweigh: str = ""                     # the column that is made independent of the classes by weights in training, or ''
-    amount: str = ""                      # binary: the column or SQL expression by which a row's value is multiplied, or ''
+    amount: str = ""                      # the column or SQL expression by which a row's value is multiplied, or ''
     capacity: float = 1.0                 # binary: the largest share of rows that may be decided positive
     slices: dict[str, str] = field(default_factory=dict)     # name -> predicate of rows that are also looked at alone
+    values: tuple[tuple[float, ...], ...] = ()   # multiclass: worth of [true class][decided class]; empty where it is not known
 
     @property
     def aim(self) -> dict[str, Any]:
@@ -90,6 +91,11 @@ class Task:
     def positive(self) -> str:
         "The text of the positive class of a binary task, otherwise ''."
         return self.classes[1] if self.framing == "binary" else ""
+
+    @property
+    def valued(self) -> bool:
+        "Whether a decision has a value."
+        return self.framing == "binary" or bool(self.values)
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -174,6 +180,7 @@ class Task:
         "The task that `to_json` wrote."
         saved: dict[str, Any] = {k: tuple(v) if isinstance(v, list) else v for k, v in json.loads(text).items()}
         saved["sentinels"] = {c: tuple(v) for c, v in saved["sentinels"].items()}
+        saved["values"] = tuple(map(tuple, saved.get("values", ())))
         return cls(**saved)
 
 # %% ../../nbs/api/2_model/00_task.ipynb #dbffe316
@@ -327,6 +334,7 @@ def frame_task(
                 sentinels={c: tuple(map(float, v)) for c, v in (sentinels or {}).items() if (c in features or c in measured) and frame[c].dtype.is_numeric()},
                 targets=tuple(columns) if framing == "multilabel" else (), levels=tuple(columns) if framing == "hierarchical" else (), separator=separator,
                 loss=aim["loss"], quantiles=aim["quantiles"], amount=settings.amount.strip(), capacity=read_capacity(settings.capacity), slices=slices)
+    task = _priced(task, settings.value_matrix)
     _check_worth(task, frame)
     task = dataclasses.replace(task, class_weight=_class_weight(task, frame, settings.class_weight))
     return dataclasses.replace(task, reweigh=_reweigh(task, frame, settings.reweigh))
@@ -340,10 +348,19 @@ def _reweigh(task: Task, frame: pl.DataFrame, column: str) -> str:
         raise InputError(f"{column!r} has {n:,} different values, and rows are weighed by at most {MOST_GROUPS} groups", where=where, remedy="make a column of ranges or of larger groups in [derive], and name that")
     return column
 
+def _priced(task: Task, rows: Mapping[str, Mapping[str, float]]) -> Task:
+    "The task with its cost matrix, and a note on right decisions that it makes worth less than wrong ones."
+    if rows and task.framing != "multiclass":
+        raise InputError(f"value_matrix is of decisions between several classes, and this task is {task.framing}", where="settings.ini, [task] value_matrix", remedy="set value_tp, value_fp, value_fn and value_tn instead" if task.framing == "binary" else "leave it out")
+    values = read_value_matrix(rows, task.classes)
+    odd = [c for i, c in enumerate(task.classes) if values and max(values[i]) > values[i][i]]
+    said = (f"by value_matrix a wrong decision is worth more than the right one where the true class is {', '.join(map(repr, odd[:5]))}; a cost is a number below 0",) if odd else ()
+    return dataclasses.replace(task, values=values, notes=(*task.notes, *said))
+
 def _check_worth(task: Task, frame: pl.DataFrame) -> None:
     "Nothing; an error where an amount or a capacity does not fit the task or the rows."
-    for key, given in (("amount", task.amount), ("capacity", task.capacity < 1)):
-        if given and task.framing != "binary": raise InputError(f"{key} needs decisions between two classes, and this task is {task.framing}", where=f"settings.ini, [task] {key}", remedy="leave it out")
+    for key, given, fits, more in (("amount", task.amount, task.valued, ", or between several with a value_matrix"), ("capacity", task.capacity < 1, task.framing == "binary", "")):
+        if given and not fits: raise InputError(f"{key} needs decisions between two classes{more}, and this task is {task.framing}", where=f"settings.ini, [task] {key}", remedy="leave it out")
     task.amounts(frame)
 
 def _class_weight(task: Task, frame: pl.DataFrame, text: str) -> dict[str, float]:
