@@ -476,7 +476,7 @@ def assess_predictions(
     settings, seed = settings or AssessSettings(), task.seed if seed is None else seed
     conditions, wish = _conditions(task, settings), _wish(settings, task)
     groups = sensitive_groups(sensitive)
-    rules = read_gates(gates or {}, framing=task.form, columns=[*groups, *(f"slice:{s}" for s in slices or {})])
+    rules = read_gates(gates or {}, framing=task.form, columns=[*groups, *(f"slice:{s}" for s in slices or {})], classes=task.classes)
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     rules, notes = _asked(rules, rival)
     notes += [rival] if isinstance(rival, str) else []
@@ -585,7 +585,7 @@ def assess_scores(
     predictions = pl.DataFrame({"label": pl.Series(labels), "score": pl.Series(scores)})
     settings, seed, groups = settings or AssessSettings(), task.seed if seed is None else seed, sensitive_groups(sensitive)
     conditions = _conditions(task, settings)
-    rules = [g for g in read_gates(gates or {}, framing=task.form) if g.metric != "price" and (not g.column or g.column in (*groups, *(f"slice:{s}" for s in slices or {})))]
+    rules = [g for g in read_gates(gates or {}, framing=task.form, classes=task.classes) if g.metric != "price" and (not g.column or g.single or g.column in (*groups, *(f"slice:{s}" for s in slices or {})))]
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     models = _model_scores(predictions, task, weights)
     sliced = _sliced(task, labels, scores, sensitive, slices, rows, weights, settings.confidence)
