@@ -214,6 +214,22 @@ def test_other_framings_are_sliced_too(framing: str, gate: str) -> None:
     assert a.sliced.found.settings["weighted"] and "in the search for slices. Rates by group and values count every row alike" in repr(a.section("slices")).replace("\n", " ")
 
 
+def test_a_slice_of_a_tree_has_the_accuracy_of_each_level() -> None:
+    _, rows, _ = lender(1200)
+    leaf, hard = np.random.default_rng(2).integers(0, 4, 1200), (rows["town"] == "Ulm").to_numpy()
+    score = np.eye(4)[np.where(hard, leaf ^ 1, leaf)] * 0.6 + 0.1          # in Ulm each is taken for the other leaf of its branch
+    task = Task(name="t", target="kind", framing="hierarchical", classes=("a/b", "a/c", "d/e", "d/f"), features=("income", "town"), levels=("kind",), separator="/")
+    predictions = pl.DataFrame({"label": leaf}).with_columns(score=pl.Series(score.tolist(), dtype=pl.Array(pl.Float64, 4)))
+    gates = {"fine": "accuracy(slice:ulm) >= 0.5, block", "coarse": "accuracy_level_1(slice:ulm) >= 0.9, block", "tree": "hierarchical_f1(slice:ulm) >= 0.9"}
+    a = assess_predictions(task, predictions, pl.DataFrame(), rows=rows, slices={"ulm": "town = Ulm", "nobody": "income > 100"}, gates=gates)
+    assert {g.gate: (g.answer, g.estimate) for g in a.gates} == {"fine": ("fail", 0), "coarse": ("pass", 1), "tree": ("fail", 0.5)} and a.gates[1].n == hard.sum()
+    e = a.chosen.estimates
+    assert e["accuracy_level_1(slice:nobody)"].value is None and e["accuracy_level_1(slice:ulm)"].low < 1 and e["loss_difference(slice:ulm)"].low > 0
+    said = repr(a.section("slices"))
+    assert "accuracy level 1" in said and "hierarchical f1" in said
+    assert next(s for s in a.to_json()["slices"]["named"] if s["name"] == "ulm")["estimates"]["accuracy_level_1"]["value"] == 1
+
+
 def test_a_deployed_model_is_asked_too_and_a_gate_on_an_unknown_slice_is_refused() -> None:
     task, rows, predictions = lender()
     given = dict(policy=Policy("threshold", threshold=0.5), rows=rows, slices={"ulm": "town = Ulm", "rare": "town = Nowhere"})

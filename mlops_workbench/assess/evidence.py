@@ -233,7 +233,7 @@ def gather(
         estimates |= found
     each = losses(labels, scores, **task.aim) if slices else labels
     for part, inside in (slices or {}).items():
-        estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=[m for m in table["metric"] if m in SLICED[task.form]], decisions=decisions, constant=constant, weights=weights, aim=task.aim, **options)
+        estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=[m for m in table["metric"] if m in SLICED[task.form]], decisions=decisions, constant=constant, weights=weights, aim=task.aim, tree=task.tree if task.form == "hierarchical" else None, **options)
     for part, one in {g.column: g.single for g in gates if g.single}.items():
         at = task.classes.index(one)
         right, said, chance = (labels[:, at] == 1, decisions[:, at] == 1, scores[:, at]) if task.form == "multilabel" else (labels == at, decisions == at, None)

@@ -32,8 +32,8 @@ OVERALL: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics of t
 OVERALL["hierarchical"] = (*OVERALL["multiclass"], "hierarchical_precision", "hierarchical_recall", "hierarchical_f1", *(f"accuracy_level_{i}" for i in range(1, 6)))   # of levels above the last
 GROUPED: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics by group
     "binary": (*DISPARITIES, "accuracy_difference", "abstained_difference")} | {f: (f"{SERVED.get(f, 'accuracy')}_difference",) for f in OVERALL if f != "binary"}
-SLICED: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics of a slice; of a tree those of its leaves
-    f: ("loss_difference", *(m for m in metrics if m not in ("calibration_error", "value", "price", "gain", *CERTAIN.get(f, ())) and "hierarchical" not in m and "_level_" not in m)) for f, metrics in OVERALL.items()}
+SLICED: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics of a slice
+    f: ("loss_difference", *(m for m in metrics if m not in ("calibration_error", "value", "price", "gain", *CERTAIN.get(f, ())))) for f, metrics in OVERALL.items()}
 SINGLE: dict[str, tuple[str, tuple[str, ...]]] = {   # form of the task -> what it has several of, and the metrics of one
     **dict.fromkeys(("binary", "multiclass", "hierarchical"), ("class", ("precision", "recall", "f1"))), "multilabel": ("label", ("auc", "average_precision", "precision", "recall", "f1"))}
 ALIASES = {"demographic_parity_ratio": "selection_rate_ratio", "demographic_parity_difference": "selection_rate_difference"}

@@ -15,9 +15,11 @@ import polars as pl
 
 from .conditions import Condition, can_be_sliced, code_column, read_conditions
 from .counting import Counts, each, half_width, welch
+from .levels import hierarchical_performance
 from .metrics import Estimate, finite, performance
 from ..core import show
 from ..core.errors import InputError, ParameterError, nearest
+from ..model.levels import Tree
 
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #adf4b0ac
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def slice_estimates(
     constant: np.ndarray | None = None,   # scores of the constant model
     weights: np.ndarray | None = None,    # [n] of the rows
     aim: Mapping[str, Any],   # framing, loss and quantiles of the task
+    tree: Tree | None = None, # of a hierarchical task, for the metrics by level
     confidence: float = 0.95, # of the intervals
     replicates: int = 1000,   # bootstrap draws
     seed: int = 0,            # of the draws
@@ -124,8 +127,8 @@ def slice_estimates(
     cut = lambda x: None if x is None else x[inside]
     found = dict.fromkeys(metrics, Estimate(None, n=0, note="no row is in the slice")) | {"loss_difference": loss_difference(losses, inside, weights=weights, confidence=confidence)}
     if inside.any():
-        rows = performance(labels[inside], scores[inside], **aim, decisions=decisions[inside], constant=cut(constant), weights=cut(weights),
-                           confidence=confidence, replicates=replicates, seed=seed).to_dicts()
+        given: dict[str, Any] = {"decisions": decisions[inside], "constant": cut(constant), "weights": cut(weights), "confidence": confidence, "replicates": replicates, "seed": seed}
+        rows = (hierarchical_performance(labels[inside], scores[inside], tree, **given) if tree else performance(labels[inside], scores[inside], **aim, **given)).to_dicts()
         found |= {r["metric"]: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in rows}
     return {f"{metric}(slice:{name})": e for metric, e in found.items()}
 
@@ -276,7 +279,7 @@ def _found(chosen: list, said: list[list[Condition]], search: Counts, empty: Fou
 
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #13ae7e00
 TOLD = {"binary": ("log_loss", "auc", "accuracy"), "multiclass": ("log_loss", "accuracy"), "regression": ("mae", "rmse"), "multilabel": ("log_loss", "hamming_loss", "exact_match"),
-        "hierarchical": ("log_loss", "accuracy"), "quantiles": ("pinball", "coverage", "interval_width")}   # form of the task -> what is shown of a slice
+        "hierarchical": ("log_loss", "hierarchical_f1", "accuracy"), "quantiles": ("pinball", "coverage", "interval_width")}   # form of the task -> what is shown of a slice; of a tree also the accuracy at each level
 
 @dataclass(frozen=True)
 class Sliced:
@@ -310,8 +313,9 @@ class Sliced:
     ) -> list[show.Html]:
         "The named slices beside all rows, and those found."
         cell = lambda e: show.interval(e.value, e.low, e.high) if e and e.value is not None else "not known"
+        told = (*TOLD[framing], *(m for m in estimates if m.startswith("accuracy_level_") and "(" not in m))
         def line(name: str, key: str, said: str) -> dict[str, Any]:
-            e = {m: estimates.get(f"{m}{key}") for m in TOLD[framing]}
+            e = {m: estimates.get(f"{m}{key}") for m in told}
             more = estimates.get(f"loss_difference{key}")
             return {"slice": name, "rows where": said, "n": max((x.n for x in (more, *e.values()) if x), default=0), **{m: cell(x) for m, x in e.items()}, "more loss than the rest": cell(more) if more else ""}
         parts = [show.table([line("all rows", "", ""), *(line(n, f"(slice:{n})", s.predicate) for n, s in self.named.items())], caption="The slices named in the settings")] if self.named \
