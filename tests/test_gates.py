@@ -98,7 +98,7 @@ SETTINGS = ("[project]\nname = wards\n[data]\nsource = rows.csv\n[task]\ntarget 
             "[tune]\ntrials = 2\nfamilies = linear, trees\n[assess]\nbootstrap = 100\nexplain_rows = 10\n[wandb]\nmode = disabled\n")
 
 
-def test_a_slip_in_a_gate_ends_before_the_search(tmp_path) -> None:
+def test_a_slip_in_a_gate_ends_before_the_search_and_one_in_explain_is_the_users(tmp_path) -> None:
     rng = np.random.default_rng(4)
     ward = rng.choice(3, 300)
     pl.DataFrame({"x": ward + 0.4 * rng.normal(size=300), "z": rng.normal(size=300), "ward": np.array(["routine", "urgent", "home"])[ward]}).write_csv(tmp_path / "rows.csv")
@@ -115,3 +115,5 @@ def test_a_slip_in_a_gate_ends_before_the_search(tmp_path) -> None:
     for job in ("tune", "assess"): assert (done := mlw("run", job)).returncode == 0, (done.stdout, done.stderr)
     found = json.loads((tmp_path / "store" / "runs" / runs()[-1]["id"] / "assessment.json").read_text())
     assert found["gates"][0]["rule"] == "recall(class:urgent) >= 0.01, block" and found["gates"][0]["answer"] == "pass"
+    done, last = mlw("run", "assess", "-p", "explain=17, 100000"), runs()[-1]
+    assert done.returncode == 2 and "'100000' is no row" in done.stdout + done.stderr and (last["job"], last["status"], last["reason"]) == ("assess", "failed", "data"), (done.stdout, done.stderr)
