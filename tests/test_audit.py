@@ -160,10 +160,16 @@ def test_decisions_instead_of_a_threshold(tmp_path):
     (["--label", "y", "--score", "g", "--threshold", 1, "--group", "h"], ["the score is not a number: '", "400 of 400 rows"]),
     ([*SMALL, "--group", "y"], ["'y' is the label, and cannot be a group"]),
     ([*SMALL, "--group", "g", "--out", "page.pdf"], ["names no page", "ends in .html"]),
+    ([*SMALL, "--group", "g", "--weight", "ww"], ["the weight 'ww' is not a column", "did you mean 'w'?"]),
+    ([*SMALL, "--group", "g", "--weight", "h"], ["the weight is no number of 0 or more: '", "400 of 400 rows"]),
+    ([*SMALL, "--group", "g", "--weight", "minus"], ["the weight is no number of 0 or more: '-1'", "1 of 400 rows", "row 8"]),
+    ([*SMALL, "--group", "g", "--weight", "s"], ["'s' is the score, and cannot be the weight"]),
+    ([*SMALL, "--group", "g,w", "--weight", "w"], ["'w' is the weight, and cannot be a group"]),
+    ([*SMALL, "--group", "g", "--weight", "none"], ["no row has a label and a score and a weight above 0"]),
     ([*SMALL, "--group", "g", "--data", "t.csv"], ["--data is for a model of the project"]),
 ])
 def test_what_cannot_be_audited_is_refused_in_one_block(tmp_path, args, parts):
-    done, folder = run(tmp_path, people(), *args)
+    done, folder = run(tmp_path, people(w=[1.5] * 400, minus=[-1 if i == 7 else 1 for i in range(400)], none=[0] * 400), *args)
     assert done.returncode == 2 and not done.stdout and not list(folder.iterdir())
     is_one_block(done.stderr, *parts)
 
@@ -196,6 +202,48 @@ def test_one_class_in_all_rows_and_a_threshold_that_nobody_reaches_are_said(tmp_
     assert done.returncode == 0 and "every row has the same decision" in done.stdout
     upside = run(tmp_path, people(y=[1 - v for v in people()["y"]]), *SMALL, "--group", "g")[0]
     assert "high scores go with negative labels" in upside.stdout
+
+
+@pytest.mark.parametrize("name", ["t.csv", "t.parquet"])
+def test_weighed_rows_have_the_rates_of_repeated_ones_and_the_certainty_of_their_own(tmp_path, name):
+    times = np.random.default_rng(1).integers(1, 5, 400)
+    frame = people(w=times.tolist(), other=["x"] * 400)
+    asked = [*SMALL, "--group", "g,h", "--weight", "w"]
+    done, folder = run(tmp_path, frame, *asked, "--json", "a.json", "--out", "a.html", name=name)
+    assert done.returncode == 0, done.stderr
+    found, whole = json.loads((folder / "a.json").read_text()), audit(frame.select(pl.exclude("w").repeat_by("w").explode()), label="y", score="s", threshold=0.5, groups=["g,h"]).to_json()
+    assert found["weight"] == "w" and found["used"] == 400 and "weight" not in whole
+    for c in ("g", "h", "g & h"):
+        theirs = {r["group"]: r for r in whole["groups"][c]}
+        for r in found["groups"][c]:
+            t = theirs[r["group"]]
+            assert all(r[k] == (None if t[k] is None else pytest.approx(t[k])) for k in ("tn", "fp", "fn", "tp", "tpr", "fpr", "precision", "accuracy", "auc")) and r["n"] < t["n"] and r["effective"] < r["n"]
+            assert r["accuracy_high"] - r["accuracy_low"] > t["accuracy_high"] - t["accuracy_low"], "a weight is not a number of people"
+        if c != "g & h": assert [r["estimate"] for r in found["disparities"][c]] == pytest.approx([r["estimate"] for r in whole["disparities"][c]])
+    g = next(r for r in found["groups"]["g"] if r["group"] == "a")
+    at, d = frame["g"].to_numpy() == "a", frame["s"].to_numpy() >= 0.5
+    assert g["selection_rate"] == pytest.approx(np.average(d[at], weights=times[at])) and g["effective"] == pytest.approx(times[at].sum() ** 2 / (times[at] ** 2).sum())
+    assert "effective n" in done.stdout and ", effective " in done.stdout and "of the weight in w" in done.stdout
+    page = (folder / "a.html").read_text()
+    assert "Kish" in page and "Rao and Scott" in page and "Fisher" not in page and "effective n" in page
+
+
+def test_rows_without_a_weight_are_left_out_and_counted(tmp_path):
+    frame = people(w=[None, None, 0, *[2.5] * 397])
+    done, folder = run(tmp_path, frame, *SMALL, "--group", "g", "--weight", "w", "--json", "a.json")
+    found = json.loads((folder / "a.json").read_text())
+    assert found["left_out"] == {"no weight in w": 2, "a weight of 0 in w": 1} and found["used"] == 397 and "2 rows were left out: no weight in w" in done.stdout
+    plain = audit(people()[3:], label="y", score="s", threshold=0.5, groups=["g"]).to_json()
+    for r, p in zip(found["groups"]["g"], plain["groups"]["g"]):
+        assert r["effective"] == pytest.approx(r["n"]) and all(r[k] == pytest.approx(p[k], abs=1e-6) for k in ("n", "tpr", "tpr_low", "tpr_high", "auc", "auc_low")), "of one weight"
+
+
+def test_a_group_of_one_heavy_row_is_small(tmp_path):
+    frame = people(w=[1000 if i == 0 else 1 for i in range(400)], g=["a"] * 200 + ["b"] * 200)
+    done, folder = run(tmp_path, frame, *SMALL, "--group", "g", "--weight", "w", "--json", "a.json")
+    rows = {r["group"]: r for r in json.loads((folder / "a.json").read_text())["groups"]["g"]}
+    assert rows["a"]["small"] and rows["a"]["n"] == 200 and rows["a"]["effective"] < 2 and not rows["b"]["small"]
+    assert rows["a"]["accuracy_high"] - rows["a"]["accuracy_low"] > 0.5 and "fewer than two groups" in done.stdout
 
 
 ODD = ["<script>alert(1)</script>", 'say "x" & \'y\'', "😀 emoji", "x" * 10_000, "x" * 9_999 + "y", "$\\frac{a}$", "two\nlines", "& ampersand & more"]

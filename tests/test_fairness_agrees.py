@@ -6,7 +6,8 @@ from fairlearn import metrics as fl
 from scipy.stats import fisher_exact, permutation_test
 from scipy.stats.contingency import relative_risk
 
-from mlops_workbench.assess.fairness import RATES, against, by_group, count_cells, cross, disparities, disparity_of, draw_counts, fisher_p, group_names, permutation_p
+from mlops_workbench.assess.fairness import RATES, against, by_group, cell_codes, count_cells, cross, disparities, disparity_of, draw_counts, draw_weights, fisher_p, group_names, permutation_p, shrunken
+from mlops_workbench.assess.metrics import wilson
 
 FAIRLEARN = {
     "selection_rate_ratio": fl.demographic_parity_ratio,
@@ -152,3 +153,76 @@ def test_permutations_in_pieces_are_the_same_test() -> None:
     decisions = (rng.random(40_000) < 0.4).astype(int)
     found = permutation_p(count_cells(labels, decisions, group)[1], list(FAIRLEARN), permutations=2000)   # three pieces
     assert all(0.0 < p <= 1.0 for p in found.values()) and found["selection_rate_difference"] > 0.01
+
+
+@pytest.mark.parametrize("metric", FAIRLEARN)
+def test_weighted_disparities_equal_fairlearn_and_those_of_repeated_rows(metric: str) -> None:
+    labels, decisions, group = people(3, 5)
+    rng = np.random.default_rng(3)
+    weights, times = rng.lognormal(size=len(group)), rng.integers(1, 5, len(group))
+    ours = disparities(labels, decisions, group, metrics=[metric], weights=weights, small=0, replicates=10)["estimate"][0]
+    assert ours == pytest.approx(FAIRLEARN[metric](labels, decisions, sensitive_features=group, sample_weight=weights), abs=1e-12)
+    repeated = disparities(*(np.repeat(v, times) for v in (labels, decisions, group)), metrics=[metric], small=0, replicates=10)["estimate"][0]
+    assert disparities(labels, decisions, group, metrics=[metric], weights=times, small=0, replicates=10)["estimate"][0] == pytest.approx(repeated, abs=1e-12)
+
+
+def test_rows_of_one_weight_are_counted() -> None:
+    labels, decisions, group = people(4, 4)
+    for f in (by_group, disparities, against, shrunken):
+        more = {"replicates": 4000} if f is disparities else {}
+        plain, weighed = f(labels, decisions, group, **more), f(labels, decisions, group, weights=np.full(len(group), 0.3), **more)
+        assert plain.columns == [c for c in weighed.columns if c != "effective"] and "effective" in weighed.columns
+        for c in (c for c in plain.columns if c != "p_value"):
+            if plain[c].dtype.is_float(): assert weighed[c].to_list() == pytest.approx(plain[c].to_list(), abs=0.02 if f is disparities else 1e-6), (f.__name__, c)
+            else: assert weighed[c].to_list() == plain[c].to_list(), (f.__name__, c)
+
+
+def test_weighted_rates_and_effective_sizes_are_those_of_numpy() -> None:
+    labels, decisions, group = people(5, 4)
+    w = np.random.default_rng(5).lognormal(size=len(group))
+    for row in by_group(labels, decisions, group, weights=w, scores=decisions + 0.1 * labels).to_dicts():
+        at, true = group == row["group"], (group == row["group"]) & (labels == 1)
+        assert row["n"] == at.sum() and row["effective"] == pytest.approx(w[at].sum() ** 2 / (w[at] ** 2).sum())
+        assert row["selection_rate"] == pytest.approx(np.average(decisions[at], weights=w[at])) and row["tpr"] == pytest.approx(np.average(decisions[true], weights=w[true]))
+        p, people_ = row["tpr"], w[true].sum() ** 2 / (w[true] ** 2).sum()
+        people_ = min(people_, p * (1 - p) / ((w[true] ** 2 * (decisions[true] - p) ** 2).sum() / w[true].sum() ** 2))
+        assert (row["tpr_low"], row["tpr_high"]) == pytest.approx(tuple(map(float, wilson(p * people_, people_))))
+
+
+@pytest.mark.parametrize("related", [False, True], ids=["weights that say nothing", "weights that go with the rate"])
+def test_weighted_intervals_hold_the_truth(related: bool) -> None:
+    "Of 600 samples with uneven weights, about 95 of 100 intervals of a rate, and of a difference, hold the truth; at 95 % fewer than 92.6 of 100 would come once in 300 times."
+    rng, n, held, apart = np.random.default_rng(6), 240, 0, 0
+    for _ in range(600):
+        group, wanted = np.repeat(["a", "b"], n // 2), np.repeat([0.3, 0.45], n // 2)
+        kind = rng.random(n) < 0.5                                   # half of the people were asked a third as often, and weigh three times as much
+        chance = np.where(kind, wanted + 0.2, wanted - 0.2) if related else wanted
+        asked = np.flatnonzero(rng.random(n) < np.where(kind, 1 / 3, 1))
+        d, w = (rng.random(n) < chance).astype(int)[asked], np.where(kind, 3.0, 1.0)[asked] * rng.lognormal(0, 0.3, len(asked))
+        table = by_group(np.ones(len(asked)), d, group[asked], weights=w, which=["tpr"]).sort("group")
+        held += sum(r["tpr_low"] <= t <= r["tpr_high"] for r, t in zip(table.to_dicts(), (0.3, 0.45))) / 2
+        r = against(np.ones(len(asked)), d, group[asked], weights=w, which=["tpr"], reference="a").row(0, named=True)
+        apart += r["low"] <= 0.15 <= r["high"]
+    assert held / 600 > 0.926 and apart / 600 > 0.926, (held / 600, apart / 600)
+
+
+def test_weighted_draws_are_those_of_drawing_rows() -> None:
+    labels, decisions, group = people(7, 3, 6000)
+    rng = np.random.default_rng(7)
+    w = rng.lognormal(size=6000)
+    names = ["g0", "g1", "g2"]
+    drawn = disparity_of(draw_weights(cell_codes(names, labels, decisions, group), w, 3, replicates=2000), "equalized_odds_difference")
+    def again() -> float:
+        i = rng.integers(0, 6000, 6000)
+        return float(disparity_of(np.bincount(cell_codes(names, labels[i], decisions[i], group[i]), w[i], 12).reshape(3, 2, 2), "equalized_odds_difference"))
+    rows = [again() for _ in range(600)]
+    assert drawn.std() == pytest.approx(np.std(rows), rel=0.15) and drawn.mean() == pytest.approx(np.mean(rows), abs=0.01)
+
+
+def test_the_weighted_p_value_keeps_its_level() -> None:
+    "Among groups that do not differ, 5 of 100 p values are below 0.05; 34 or more of 400 would come once in 300 times."
+    rng, small = np.random.default_rng(8), 0
+    for _ in range(400):
+        w, group = rng.lognormal(0, 0.7, 400), rng.choice(list("abcd"), 400)
+        small += disparities(np.ones(400), rng.integers(0, 2, 400), group, metrics=["selection_rate_difference"], weights=w, replicates=10)["p_value"][0] < 0.05
+    assert small <= 33

@@ -156,7 +156,7 @@ def test_a_deadline_is_a_timeout(tmp_path):
 
 def test_errors_keep_their_reason_and_exit_status(tmp_path):
     store = tmp_path / "store"
-    for name, reason, status in (("ContractError", "data", 3), ("InputError", "data", 2), ("SettingsError", "code", 2), ("GateError", "data", 3)):
+    for name, reason, status in (("ContractError", "data", 3), ("InputError", "data", 2), ("ParameterError", "data", 2), ("NotFoundError", "data", 2), ("SettingsError", "code", 2), ("GateError", "data", 3)):
         job = write(tmp_path / f"{name}.ipynb", f"from mlops_workbench.core.errors import {name}\nraise {name}('it was wrong', where='here', remedy='mend it')")
         record = run_job(job, store=store)
         assert (record["reason"], exit_status(record), record["error"]) == (reason, status, name)

@@ -8,6 +8,7 @@ from itertools import combinations, product
 import numpy as np
 import polars as pl
 import pytest
+from scipy.stats import t
 
 from mlops_workbench.assess.assessment import assess_predictions, assess_scores
 from mlops_workbench.assess.conditions import code_column
@@ -210,6 +211,23 @@ def test_other_framings_are_sliced_too(framing: str, gate: str) -> None:
     a = assess_predictions(task, pl.DataFrame({"label": label}).with_columns(score=score), pl.DataFrame(), rows=rows, slices={"ulm": "town = Ulm"}, gates={"g": gate}, weights=weights)
     assert a.gates[0].answer == "fail" and a.sliced.found and a.sliced.found.slices[0].predicate == "town = Ulm"
     assert a.chosen.estimates["loss_difference(slice:ulm)"].low > 0 and "ulm" in repr(a.section("slices")) and json.dumps(a.to_json(), allow_nan=False)
+    assert a.sliced.found.settings["weighted"] and "in the search for slices. Rates by group and values count every row alike" in repr(a.section("slices")).replace("\n", " ")
+
+
+def test_a_slice_of_a_tree_has_the_accuracy_of_each_level() -> None:
+    _, rows, _ = lender(1200)
+    leaf, hard = np.random.default_rng(2).integers(0, 4, 1200), (rows["town"] == "Ulm").to_numpy()
+    score = np.eye(4)[np.where(hard, leaf ^ 1, leaf)] * 0.6 + 0.1          # in Ulm each is taken for the other leaf of its branch
+    task = Task(name="t", target="kind", framing="hierarchical", classes=("a/b", "a/c", "d/e", "d/f"), features=("income", "town"), levels=("kind",), separator="/")
+    predictions = pl.DataFrame({"label": leaf}).with_columns(score=pl.Series(score.tolist(), dtype=pl.Array(pl.Float64, 4)))
+    gates = {"fine": "accuracy(slice:ulm) >= 0.5, block", "coarse": "accuracy_level_1(slice:ulm) >= 0.9, block", "tree": "hierarchical_f1(slice:ulm) >= 0.9"}
+    a = assess_predictions(task, predictions, pl.DataFrame(), rows=rows, slices={"ulm": "town = Ulm", "nobody": "income > 100"}, gates=gates)
+    assert {g.gate: (g.answer, g.estimate) for g in a.gates} == {"fine": ("fail", 0), "coarse": ("pass", 1), "tree": ("fail", 0.5)} and a.gates[1].n == hard.sum()
+    e = a.chosen.estimates
+    assert e["accuracy_level_1(slice:nobody)"].value is None and e["accuracy_level_1(slice:ulm)"].low < 1 and e["loss_difference(slice:ulm)"].low > 0
+    said = repr(a.section("slices"))
+    assert "accuracy level 1" in said and "hierarchical f1" in said
+    assert next(s for s in a.to_json()["slices"]["named"] if s["name"] == "ulm")["estimates"]["accuracy_level_1"]["value"] == 1
 
 
 def test_a_deployed_model_is_asked_too_and_a_gate_on_an_unknown_slice_is_refused() -> None:
@@ -226,6 +244,66 @@ def test_the_difference_of_weighted_rows_is_that_of_repeated_ones() -> None:
     x, inside, w = rng.exponential(size=400), rng.random(400) < 0.3, rng.integers(1, 4, 400)
     once = loss_difference(x, inside, weights=w)
     assert once.value == pytest.approx(loss_difference(np.repeat(x, w), np.repeat(inside, w)).value) and once.low < once.value < once.high
+
+
+@pytest.mark.parametrize("seed", range(3))
+def test_the_weighted_search_agrees_with_numpy(seed: int) -> None:
+    table, rng = noise(900, seed)
+    table, losses, w = table.select("c1", "c3", "x0", "x1"), rng.exponential(size=900), rng.lognormal(size=900)
+    found = find_slices(table, losses, weights=w, min_support=20, bins=4, alpha=1, redundant=True, top=10**6, beam=10**6)
+    assert len(found.slices) == found.tried == found.possible > 100
+    for s, r in zip(found.slices, found.table.to_dicts()):
+        m, parts = s.mask(table), []
+        for at in (m, ~m):
+            mean, W, Q = np.average(losses[at], weights=w[at]), w[at].sum(), (w[at] ** 2).sum()
+            size = W * W / Q
+            parts.append((mean, (w[at] ** 2 * (losses[at] - mean) ** 2).sum() / W**2 * size / (size - 1), Q * Q / (w[at] ** 4).sum() - 1))
+        (a, u, i), (b, v, k) = parts
+        half = t.ppf(0.975, max((u + v) ** 2 / (u * u / i + v * v / k), 1)) * np.sqrt(u + v)
+        assert (r["n"], r["loss"], r["rest"], r["difference"], r["low"]) == (m.sum(), *(pytest.approx(e, abs=1e-8) for e in (a, b, a - b, a - b - half))), s
+
+
+def test_the_means_of_weighted_slices_are_those_of_repeated_rows() -> None:
+    table, rng = noise(800, 5)
+    table, losses, times = table.select("c1", "c3"), rng.exponential(size=800), rng.integers(1, 4, 800)
+    given = dict(alpha=1, redundant=True, top=10**6, depth=2)
+    ours, theirs = find_slices(table, losses, weights=times, min_support=20, **given), find_slices(table[np.repeat(np.arange(800), times)], np.repeat(losses, times), min_support=2, **given)
+    rows = {r["slice"]: (r["loss"], r["rest"]) for r in theirs.table.to_dicts()}
+    assert len(ours.slices) > 20
+    for r in ours.table.to_dicts(): assert (r["loss"], r["rest"]) == pytest.approx(rows[r["slice"]])
+
+
+def test_rows_of_one_weight_are_searched_as_rows_without_and_those_of_none_are_left_out() -> None:
+    table, rng = noise(3000, 6)
+    losses = rng.exponential(np.where(table["c1"] == "b", 2.0, 1.0))
+    plain, weighed = find_slices(table, losses), find_slices(table, losses, weights=np.full(3000, 7.0))
+    assert plain.slices and weighed.slices == plain.slices and "by weight" in weighed.sentence and "weight" not in plain.sentence + str(plain.to_json())
+    for c in plain.table.columns[1:]: assert weighed.table[c].to_list() == pytest.approx(plain.table[c].to_list())
+    part = find_slices(table, losses, weights=(np.arange(3000) < 2000) * 1.0)
+    assert part.n == 2000 and part.table["slice"].to_list() == find_slices(table[:2000], losses[:2000]).table["slice"].to_list()
+    assert not find_slices(table, losses, weights=np.zeros(3000)).slices
+
+
+@pytest.mark.parametrize("spread", [0.7, 1.5])
+def test_weighted_noise_gives_nothing_to_find(spread: float) -> None:
+    "As without weights: at most 5 % of the searches may find something, and a few heavy rows are no finding."
+    false = 0
+    for seed in range(40):
+        table, rng = noise(1500, seed)
+        false += bool(find_slices(table, rng.exponential(size=1500), weights=rng.lognormal(0, spread, 1500)).slices)
+    assert false <= 5
+
+
+def test_a_planted_slice_is_found_among_weighted_rows() -> None:
+    table, rng = noise(4000, 3)
+    losses = rng.exponential(np.where(table["c1"] == "b", 2.0, 1.0))
+    assert str(find_slices(table, losses, weights=rng.lognormal(0, 0.7, 4000)).slices[0]) == "c1 = b"
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_a_weight_that_is_none_is_refused(bad: float) -> None:
+    table, rng = noise(100, 0)
+    with pytest.raises(InputError, match="a weight is missing, negative, infinite or no number"): find_slices(table, rng.random(100), weights=[bad, *[1.0] * 99])
 
 
 LARGE = """

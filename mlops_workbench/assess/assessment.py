@@ -379,8 +379,8 @@ def _uncertain(a: Assessment) -> list[show.Html]:
     return uncertainty_parts(a.uncertainty) if a.uncertainty else []
 
 def _slices(a: Assessment) -> list[show.Html]:
-    alike = f"The weights of {a.task.weight} count in the performance and in the metrics of named slices. Rates by group, values and the search for slices count every row alike."
-    return a.sliced.shown(a.chosen.estimates, a.task.form) + ([show.note(alike)] if a.task.weight else [])
+    alike = f"The weights{f' of {a.task.weight}' * bool(a.task.weight)} count in the performance, in the metrics of named slices and in the search for slices. Rates by group and values count every row alike."
+    return a.sliced.shown(a.chosen.estimates, a.task.form) + ([show.note(alike)] if a.weights is not None else [])
 
 _SECTIONS = {"performance": _performance, "slices": _slices, "fairness": _fairness, "candidates": _offered, "uncertainty": _uncertain}
 
@@ -495,13 +495,13 @@ def assess_predictions(
     settings, seed = settings or AssessSettings(), task.seed if seed is None else seed
     conditions, wish = _conditions(task, settings), _wish(settings, task)
     groups = sensitive_groups(sensitive)
-    rules = read_gates(gates or {}, framing=task.form, columns=[*groups, *(f"slice:{s}" for s in slices or {})])
+    rules = read_gates(gates or {}, framing=task.form, columns=[*groups, *(f"slice:{s}" for s in slices or {})], classes=task.classes)
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     rules, notes = _asked(rules, rival)
     notes += [rival] if isinstance(rival, str) else []
     labels, models = predictions["label"].to_numpy(), _model_scores(predictions, task, weights, rival)
     scores, folds = models["this model"], predictions["fold"].to_numpy() if "fold" in predictions.columns else np.full(len(predictions), -1)
-    sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
+    sliced = _sliced(task, labels, scores, sensitive, slices, rows, weights, settings.confidence)
     given: dict[str, Any] = {"constant": models["constant"], "weights": weights, "present": present, "amounts": amounts, "rival": rival, "small": small, "slices": sliced.inside, **options}
     candidates, beside, limit, column, doubts = [], [], None, "", {}
     doubt_of = partial(measure_uncertainty, labels, scores, framing=task.aim["framing"], wish=wish, folds=folds, groups=groups, small=small, value=worth_of(task) if task.framing == "binary" else None, **options)
@@ -551,10 +551,10 @@ def _proxies(task: Task, sensitive: pl.DataFrame, rows: pl.DataFrame | None, see
         if told and (np.unique(group_names(sensitive[c]), return_counts=True)[1] >= 30).sum() > 1: out[c] = proxies(table.with_columns(sensitive[c].alias(c)), c, told, most=MOST_TOLD, confidence=settings.confidence, seed=seed)
     return out
 
-def _sliced(task: Task, labels: np.ndarray, scores: np.ndarray, sensitive: pl.DataFrame, slices: Mapping[str, str] | None, rows: pl.DataFrame | None, confidence: float) -> Sliced:
+def _sliced(task: Task, labels: np.ndarray, scores: np.ndarray, sensitive: pl.DataFrame, slices: Mapping[str, str] | None, rows: pl.DataFrame | None, weights: np.ndarray | None, confidence: float) -> Sliced:
     rows = sensitive if rows is None else rows
     if rows.width and len(rows) != len(labels): raise InputError(f"there are {len(labels)} predictions but {len(rows)} rows to slice", remedy="pass the same rows in the same order")
-    return Sliced.of(slices or {}, rows, losses(labels, scores, **task.aim), columns=list(dict.fromkeys((*task.features, *task.sensitive))), confidence=confidence)
+    return Sliced.of(slices or {}, rows, losses(labels, scores, **task.aim), columns=list(dict.fromkeys((*task.features, *task.sensitive))), weights=weights, confidence=confidence)
 
 def _banded(doubt: Uncertainty, gates: Sequence[Gate]) -> list[str]:
     "What the verdict must say of a band, if one was asked for, and the gates that it would not pass where nobody in it got a positive decision."
@@ -604,10 +604,10 @@ def assess_scores(
     predictions = pl.DataFrame({"label": pl.Series(labels), "score": pl.Series(scores)})
     settings, seed, groups = settings or AssessSettings(), task.seed if seed is None else seed, sensitive_groups(sensitive)
     conditions = _conditions(task, settings)
-    rules = [g for g in read_gates(gates or {}, framing=task.form) if g.metric != "price" and (not g.column or g.column in (*groups, *(f"slice:{s}" for s in slices or {})))]
+    rules = [g for g in read_gates(gates or {}, framing=task.form, classes=task.classes) if g.metric != "price" and (not g.column or g.single or g.column in (*groups, *(f"slice:{s}" for s in slices or {})))]
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     models = _model_scores(predictions, task, weights)
-    sliced = _sliced(task, labels, scores, sensitive, slices, rows, settings.confidence)
+    sliced = _sliced(task, labels, scores, sensitive, slices, rows, weights, settings.confidence)
     if policy.kind == "none": decisions = scores
     elif policy.kind == "by_group":
         if policy.group_column not in sensitive.columns:

@@ -20,7 +20,7 @@ from .ladder import calibration, calibration_error
 from .means import losses
 from .levels import hierarchical_performance
 from .metrics import Estimate, performance, wilson, z_of
-from .parts import middle_of
+from .parts import middle_of, single_estimates
 from .mitigate import UNMITIGATED, Candidate
 from .rivals import Rival, beside_rival
 from .status_quo import StatusQuo, beside_status_quo
@@ -238,7 +238,11 @@ def gather(
         estimates |= found
     each = losses(labels, scores, **task.aim) if slices else labels
     for part, inside in (slices or {}).items():
-        estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=[m for m in table["metric"] if m in SLICED[task.form]], decisions=decisions, constant=constant, weights=weights, aim=task.aim, **options)
+        estimates |= slice_estimates(labels, scores, inside, each, name=part, metrics=[m for m in table["metric"] if m in SLICED[task.form]], decisions=decisions, constant=constant, weights=weights, aim=task.aim, tree=task.tree if task.form == "hierarchical" else None, **options)
+    for part, one in {g.column: g.single for g in gates if g.single}.items():
+        at = task.classes.index(one)
+        right, said, chance = (labels[:, at] == 1, decisions[:, at] == 1, scores[:, at]) if task.form == "multilabel" else (labels == at, decisions == at, None)
+        estimates |= {f"{m}({part})": e for m, e in single_estimates(right, said, scores=chance, weights=weights, **options).items()}
     estimates |= more or {}
     return Evidence(name, policy, decisions, table, fairness, estimates, [g.ask(estimates) for g in gates], now, champion)
 

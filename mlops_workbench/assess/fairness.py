@@ -4,18 +4,20 @@
 
 # %% auto #0
 __all__ = ['MISSING', 'OTHER', 'MAX_GROUPS', 'MAX_VALUES', 'RATES', 'MAIN', 'DISPARITIES', 'SERVED', 'is_binned', 'group_names',
-           'group_codes', 'cross', 'count_cells', 'rate_parts', 'rates', 'by_group', 'beta_prior', 'shrink', 'shrunken',
-           'disparity_of', 'draw_counts', 'permuted_counts', 'permutation_p', 'disparities', 'fisher_p', 'against',
-           'describe_disparity', 'error_by_group', 'error_difference', 'groups_figure']
+           'group_codes', 'cross', 'count_cells', 'rate_parts', 'rates', 'Cells', 'cell_codes', 'by_group',
+           'beta_prior', 'shrink', 'shrunken', 'disparity_of', 'draw_counts', 'draw_weights', 'permuted_counts',
+           'permutation_p', 'homogeneity_p', 'disparities', 'fisher_p', 'against', 'describe_disparity',
+           'error_by_group', 'error_difference', 'groups_figure']
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #f807a584
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import polars as pl
 
-from .means import held
+from .means import held, ratio
 from .metrics import Estimate, auc, finite, interval, wilson, z_of
 from ..core import show
 from ..core.errors import InputError, nearest
@@ -125,7 +127,59 @@ def rates(
 ) -> np.ndarray:
     "The rate [...]; NaN where its denominator is 0."
     top, bottom = rate_parts(counts, rate)
-    return np.where(bottom > 0, top / np.maximum(bottom, 1), np.nan)
+    return np.where(bottom > 0, top / np.where(bottom > 0, bottom, 1), np.nan)
+
+# %% ../../nbs/api/3_assess/02_fairness.ipynb #1fa1ed4d
+@dataclass(frozen=True)
+class Cells:
+    "How many rows of each group have each label and decision, and what they weigh."
+    names: list[str]                    # of the groups, most rows first
+    rows: np.ndarray                    # [groups, label, decision]
+    weights: np.ndarray                 # [groups, label, decision]: sums of the rows' weights; the rows again, where they have none
+    squares: np.ndarray | None = None   # [groups, label, decision]: sums of their squares; None where they have none
+
+    @classmethod
+    def of(
+        cls,
+        labels: np.ndarray,                  # [n] 1 positive, 0 negative
+        decisions: np.ndarray,               # [n] 1 positive, 0 negative
+        groups: Any,                         # [n] text
+        weights: np.ndarray | None = None,   # [n] of the rows, above 0
+    ) -> "Cells":
+        "The cells of these rows."
+        names, rows = count_cells(labels, decisions, groups)
+        if weights is None: return cls(names, rows, rows)
+        cell, w = cell_codes(names, labels, decisions, groups), np.asarray(weights, float)
+        sums, squares = (np.bincount(cell, x, rows.size).reshape(rows.shape) for x in (w, w * w))
+        return cls(names, rows, sums, squares)
+
+    def __getitem__(self, kept: np.ndarray) -> "Cells": return Cells([g for g, k in zip(self.names, kept) if k], self.rows[kept], self.weights[kept], None if self.squares is None else self.squares[kept])
+
+    def size(self, rate: str = "accuracy") -> np.ndarray:
+        "Kish's effective size [groups] of the people that a rate is of, of all by default; their number where rows have no weights."
+        every = rate_parts(self.weights, rate)[1]
+        return every if self.squares is None else np.nan_to_num(ratio(every**2, rate_parts(self.squares, rate)[1]))
+
+    def parts(self, rate: str) -> tuple[np.ndarray, np.ndarray]:
+        "The successes and the people [groups] of a rate, or the effective ones."
+        top, bottom = rate_parts(self.weights, rate)
+        if self.squares is None: return top, bottom
+        right, every = rate_parts(self.squares, rate)
+        p = np.nan_to_num(ratio(top, bottom))
+        people = np.fmin(ratio(p * (1 - p) * bottom**2, right * (1 - p) ** 2 + (every - right) * p**2), self.size(rate))   # Kish's, where the rate is 0 or 1
+        return p * people, people
+
+def cell_codes(
+    names: list[str],        # of the groups, in their order
+    labels: np.ndarray,      # [n] 1 positive, 0 negative
+    decisions: np.ndarray,   # [n] 1 positive, 0 negative
+    groups: Any,             # [n] text
+) -> np.ndarray:             # int64 [n]
+    "The place of each row's cell among those of [groups, label, decision]; -1 where its group is none of these."
+    own, code = group_codes(groups)
+    at = {g: i for i, g in enumerate(names)}
+    place = np.array([at.get(g, -1) for g in own])[code]
+    return np.where(place < 0, -1, place * 4 + (np.asarray(labels) == 1) * 2 + (np.asarray(decisions) == 1))
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #2e7cd91a
 def by_group(
@@ -134,21 +188,24 @@ def by_group(
     groups: Any,                          # [n] text
     *,
     scores: np.ndarray | None = None,     # [n] for the AUC by group
+    weights: np.ndarray | None = None,    # [n] of the rows, above 0
     which: Sequence[str] = MAIN,          # the rates, names in RATES
-    small: int = 30,                      # groups with fewer rows are flagged
+    small: int = 30,                      # groups with fewer rows are flagged, by effective size where rows have weights
     confidence: float = 0.95,             # of the intervals
 ) -> pl.DataFrame:
-    "A row for each group: n, positives, small, and each rate (and AUC) with its ends, as `tpr`, `tpr_low` and `tpr_high`."
-    names, counts = count_cells(labels, decisions, groups)
+    "A row for each group: n, positives, small, and each rate (and AUC) with its ends, as `tpr`, `tpr_low` and `tpr_high`; of rows with weights also their effective size."
+    cells = Cells.of(labels, decisions, groups, weights)
+    names, counts = cells.names, cells.rows
     n = counts.sum((1, 2))
-    table: dict[str, Any] = {"group": names, "n": n, "positives": counts[:, 1].sum(1), "small": n < small}
+    table: dict[str, Any] = {"group": names, "n": n, **({} if weights is None else {"effective": cells.size()}), "positives": counts[:, 1].sum(1), "small": (n if weights is None else cells.size()) < small}
     for rate in which:
-        low, high = wilson(*rate_parts(counts, rate), confidence=confidence)
-        table |= {rate: rates(counts, rate), f"{rate}_low": low, f"{rate}_high": high}
+        low, high = wilson(*cells.parts(rate), confidence=confidence)
+        table |= {rate: rates(cells.weights, rate), f"{rate}_low": low, f"{rate}_high": high}
     if scores is not None:
         known, code = group_codes(groups)
         places = dict(zip(known, np.split(np.argsort(code, kind="stable"), np.cumsum(np.bincount(code, minlength=len(known)))[:-1])))
-        areas = [auc(np.asarray(labels)[places[g]], np.asarray(scores)[places[g]], confidence=confidence) for g in names]
+        y, s, w = np.asarray(labels), np.asarray(scores), None if weights is None else np.asarray(weights, float)
+        areas = [auc(y[places[g]], s[places[g]], weights=None if w is None else w[places[g]], confidence=confidence) for g in names]
         table |= {"auc": [a.value for a in areas], "auc_low": [a.low for a in areas], "auc_high": [a.high for a in areas]}
     return pl.DataFrame(table).with_columns(pl.selectors.float().fill_nan(None))
 
@@ -189,15 +246,15 @@ def shrunken(
     groups: Any,                  # [n] text
     *,
     which: Sequence[str] = MAIN,  # the rates, names in RATES
+    weights: np.ndarray | None = None,   # [n] of the rows, above 0
     confidence: float = 0.95,     # of the intervals
 ) -> pl.DataFrame:
-    "A row for each group and rate, largest groups first: group, n (people the rate is of), rate, raw, shrunken, low, high."
-    names, counts = count_cells(labels, decisions, groups)
-    parts = []
+    "A row for each group and rate, largest groups first: group, n (people the rate is of), rate, raw, shrunken, low, high; of rows with weights also their effective size."
+    cells, parts = Cells.of(labels, decisions, groups, weights), []
     for rate in which:
-        top, bottom = rate_parts(counts, rate)
-        value, low, high = shrink(top, bottom, confidence=confidence)
-        parts.append(pl.DataFrame({"group": names, "n": bottom, "rate": rate, "raw": rates(counts, rate), "shrunken": value, "low": low, "high": high}))
+        n = rate_parts(cells.rows, rate)[1]
+        value, low, high = shrink(*cells.parts(rate), confidence=confidence)
+        parts.append(pl.DataFrame({"group": cells.names, "n": n, **({} if weights is None else {"effective": cells.size(rate)}), "rate": rate, "raw": rates(cells.weights, rate), "shrunken": value, "low": low, "high": high}))
     return pl.concat(parts).with_columns(pl.selectors.float().fill_nan(None))
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #ba64efa2
@@ -242,6 +299,24 @@ def draw_counts(
     drawn = np.random.default_rng(seed).multinomial(n, share, size=(replicates, *n.shape))
     return drawn.reshape(replicates, *counts.shape)
 
+# %% ../../nbs/api/3_assess/02_fairness.ipynb #85c528f9
+def draw_weights(
+    cells: np.ndarray,        # [n] of the rows, from `cell_codes`
+    weights: np.ndarray,      # [n] of the rows
+    groups: int,              # how many
+    *,
+    replicates: int = 1000,   # draws
+    seed: int = 0,            # of the draws
+    blocks: int = 2000,       # most blocks of rows drawn from
+) -> np.ndarray:
+    "Bootstrap draws [replicates, groups, label, decision] of the sums of weights; rows whose cell is -1 are drawn and not counted."
+    rng, n, size = np.random.default_rng(seed), len(cells), 4 * groups
+    blocks = min(n, max(100, min(blocks, 10**7 // size)))
+    block = rng.permutation(n) % blocks
+    kept = cells >= 0
+    sums = np.bincount(block[kept] * size + cells[kept], np.asarray(weights, float)[kept], blocks * size).reshape(blocks, size)
+    return (rng.multinomial(blocks, np.full(blocks, 1 / blocks), size=replicates) @ sums).reshape(replicates, groups, 2, 2)
+
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #35d8a104
 def permuted_counts(
     counts: np.ndarray,         # [groups, label, decision]
@@ -275,6 +350,21 @@ def permutation_p(
                 beyond[m] += int((sign * disparity_of(drawn, m) >= sign * float(seen[m] or 0) - 1e-12).sum())
     return {m: None if seen[m] is None or counts.sum() >= 10**9 else beyond[m] / (1 + permutations) for m in metrics}
 
+# %% ../../nbs/api/3_assess/02_fairness.ipynb #81a7d5fe
+def homogeneity_p(
+    tops: Sequence[np.ndarray],      # of each rate: effective successes [groups]
+    bottoms: Sequence[np.ndarray],   # and effective people [groups]
+) -> float | None:
+    "The p value of Pearson's chi-square test that all groups have the same rates; None where fewer than two have them."
+    from scipy.stats import chi2
+    total, freedom = 0.0, 0
+    for top, bottom in zip(tops, bottoms):
+        x, n = (np.asarray(v, float)[np.asarray(bottom) > 0] for v in (top, bottom))
+        if len(n) < 2: continue
+        p = x.sum() / n.sum()
+        total, freedom = total + (float((n * (x / n - p) ** 2).sum() / (p * (1 - p))) if 0 < p < 1 else 0.0), freedom + len(n) - 1
+    return float(chi2.sf(total, freedom)) if freedom else None
+
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #935fae27
 def disparities(
     labels: np.ndarray,                            # [n] 1 positive, 0 negative
@@ -282,40 +372,49 @@ def disparities(
     groups: Any,                                   # [n] text
     *,
     metrics: Sequence[str] = tuple(DISPARITIES),   # which ones
-    small: int = 30,                               # groups with fewer rows are left out
+    weights: np.ndarray | None = None,             # [n] of the rows, above 0
+    small: int = 30,                               # groups with fewer rows are left out, by effective size where rows have weights
     confidence: float = 0.95,                      # of the intervals
     replicates: int = 1000,                        # bootstrap draws
     permutations: int = 1000,                      # of the groups, for the p value; 0 for none
     seed: int = 0,                                 # of the draws
 ) -> pl.DataFrame:
-    "A row for each metric: metric, estimate, low, high, p_value, n, lowest (group), highest (group), groups, left_out, harm, note."
-    names, counts = count_cells(labels, decisions, groups)
-    keep = counts.sum((1, 2)) >= small
-    left = [g for g, k in zip(names, keep) if not k]
-    names, counts = [g for g, k in zip(names, keep) if k], counts[keep]
-    drawn = draw_counts(counts, replicates=replicates, seed=seed) if len(names) > 1 else None
-    chance = permutation_p(counts, metrics, permutations=permutations, seed=seed) if permutations and len(names) > 1 else {}
+    "A row for each metric: metric, estimate, low, high, p_value, n, lowest (group), highest (group), groups, left_out, harm, note; of rows with weights also their effective size."
+    every = Cells.of(labels, decisions, groups, weights)
+    keep = (every.rows.sum((1, 2)) if weights is None else every.size()) >= small
+    left, cells = [g for g, k in zip(every.names, keep) if not k], every[keep]
+    names, counts, several = cells.names, cells.weights, len(cells.names) > 1
+    if not several: drawn = None
+    elif weights is None: drawn = draw_counts(counts, replicates=replicates, seed=seed)
+    else: drawn = draw_weights(cell_codes(names, labels, decisions, groups), weights, len(names), replicates=replicates, seed=seed)
+    chance = _chances(cells, metrics, permutations, seed) if permutations and several else {}
+    size = {} if cells.squares is None else {"effective": float(counts.sum() ** 2 / max(cells.squares.sum(), 1e-300))}
     rows = []
     for metric in metrics:
-        value = finite(disparity_of(counts, metric)) if len(names) > 1 else None
+        value = finite(disparity_of(counts, metric)) if several else None
         low, high = (None, None) if value is None or drawn is None else interval(disparity_of(drawn, metric), confidence=confidence)
-        if value is not None and low is not None and high is not None and float(high - low) < 1e-12: low, high = _at_the_edge(counts, metric, confidence)
+        if value is not None and low is not None and high is not None and float(high - low) < 1e-12: low, high = _at_the_edge(cells, metric, confidence)
         ends = _ends(names, counts, metric) if value is not None else ("", "")
         if value is not None and low is not None and high is not None: low, high = min(float(low), value), max(float(high), value)
         note = "" if value is not None else f"fewer than two groups of at least {small} people have this rate"
         if left: note = "; ".join(p for p in (note, f"left out, fewer than {small} people: {', '.join(left)}") if p)
         p = chance.get(metric)
-        rows.append((metric, value, finite(low), finite(high), p, int(counts.sum()), *ends, len(names), len(left), DISPARITIES[metric][2], note))
-    schema = {"metric": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_value": pl.Float64, "n": pl.Int64, "lowest": pl.String,
+        rows.append((metric, value, finite(low), finite(high), p, int(cells.rows.sum()), *size.values(), *ends, len(names), len(left), DISPARITIES[metric][2], note))
+    schema = {"metric": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_value": pl.Float64, "n": pl.Int64, **dict.fromkeys(size, pl.Float64), "lowest": pl.String,
               "highest": pl.String, "groups": pl.Int64, "left_out": pl.Int64, "harm": pl.String, "note": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
 
-def _at_the_edge(counts: np.ndarray, metric: str, confidence: float) -> tuple[float, float]:
+def _chances(cells: Cells, metrics: Sequence[str], permutations: int, seed: int) -> dict[str, float | None]:
+    "The p value of each disparity: by permutation, or, of rows with weights, by the chi-square test."
+    if cells.squares is None: return permutation_p(cells.rows, metrics, permutations=permutations, seed=seed)
+    return {m: homogeneity_p(*zip(*(cells.parts(r) for r in DISPARITIES[m][1]))) for m in metrics}
+
+def _at_the_edge(cells: Cells, metric: str, confidence: float) -> tuple[float, float]:
     "An interval where every rate is 0 or 1, so that every draw is alike: made of the groups' Wilson intervals, as Newcombe's."
     kind, compared, _ = DISPARITIES[metric]
     found = []
     for rate in compared:
-        top, bottom = (part[rate_parts(counts, rate)[1] > 0] for part in rate_parts(counts, rate))
+        top, bottom = (part[cells.parts(rate)[1] > 0] for part in cells.parts(rate))
         p, (low, high) = top / bottom, wilson(top, bottom, confidence=confidence)
         if kind == "ratio": found.append((float(low.min() / high.max()), min(float(high[p.argmin()] / max(low[p.argmax()], 1e-12)), 1.0)))
         else:
@@ -359,30 +458,32 @@ def against(
     *,
     reference: str = "",        # the group the others are compared with; the largest when empty
     which: Sequence[str] = MAIN,   # the rates, names in RATES
+    weights: np.ndarray | None = None,   # [n] of the rows, above 0
     confidence: float = 0.95,   # of the intervals
 ) -> pl.DataFrame:
-    "A row for each other group and rate: group, n (people the rate is of), rate, value, reference, difference and ratio with their ends, p_value."
-    names, counts = count_cells(labels, decisions, groups)
+    "A row for each other group and rate: group, n (people the rate is of), rate, value, reference, difference and ratio with their ends, p_value; of rows with weights also their effective size."
+    cells = Cells.of(labels, decisions, groups, weights)
+    names, counted = cells.names, weights is None
     at = names.index(reference) if reference in names else 0
     if reference and reference not in names: raise InputError(f"there is no group {reference!r}", remedy=nearest(reference, names))
     z, rows = z_of(confidence), []
     for rate in which:
-        top, bottom = rate_parts(counts, rate)
+        people, size, (top, bottom) = rate_parts(cells.rows, rate)[1], cells.size(rate), cells.parts(rate)
         low, high = wilson(top, bottom, confidence=confidence)
         for i in (i for i in range(len(names)) if i != at):
-            row = {"group": names[i], "n": int(bottom[i]), "rate": rate, "reference": names[at]}
+            row = {"group": names[i], "n": int(people[i]), **({} if counted else {"effective": float(size[i])}), "rate": rate, "reference": names[at]}
             if bottom[i] and bottom[at]:
-                (x, n), (y, m) = (int(top[i]), int(bottom[i])), (int(top[at]), int(bottom[at]))
+                (x, n), (y, m) = ([v[k].item() for v in (top, bottom)] for k in (i, at))
                 p, q = x / n, y / m
                 row |= {"value": p, "difference": p - q, "low": p - q - np.hypot(p - low[i], high[at] - q), "high": p - q + np.hypot(high[i] - p, q - low[at]),
-                        "p_value": fisher_p(x, n, y, m), "ratio": p / q if y else None}
+                        "p_value": fisher_p(x, n, y, m) if counted else homogeneity_p([top[[i, at]]], [bottom[[i, at]]]), "ratio": p / q if y else None}
                 if 0 < x < n and 0 < y < m:
                     half = z * np.sqrt(1 / x - 1 / n + 1 / y - 1 / m)
                     row |= {"ratio_low": p / q * np.exp(-half), "ratio_high": p / q * np.exp(half)}
                 elif y: row |= dict(zip(("ratio_low", "ratio_high"), _ratio_ends(p, q, (low[i], high[i]), (low[at], high[at]))))
             rows.append(row)
     columns = ("value", "difference", "low", "high", "ratio", "ratio_low", "ratio_high", "p_value")
-    return pl.DataFrame(rows, schema={"group": pl.String, "n": pl.Int64, "rate": pl.String, "reference": pl.String} | dict.fromkeys(columns, pl.Float64))
+    return pl.DataFrame(rows, schema={"group": pl.String, "n": pl.Int64} | ({} if counted else {"effective": pl.Float64}) | {"rate": pl.String, "reference": pl.String} | dict.fromkeys(columns, pl.Float64))
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #48cff5a6
 def describe_disparity(
@@ -401,11 +502,15 @@ def describe_disparity(
     rate = (min if kind == "ratio" else max)(compared, key=gap.__getitem__)
     def said(group: str) -> str:
         r = table.filter(group=group).row(0, named=True)
-        return f"{r[rate]:.3f} [{r[rate + '_low']:.3f}, {r[rate + '_high']:.3f}] for {group} (n = {r['n']:,})"
+        return f"{r[rate]:.3f} [{r[rate + '_low']:.3f}, {r[rate + '_high']:.3f}] for {group} (n = {r['n']:,}{_effective(r)})"
     what = RATES[rate].replace("decided positive", f"decided {positive}") if positive else RATES[rate]
     both = f"{said(row['lowest'])} and {said(row['highest'])}" if row["lowest"] != row["highest"] else f"the same in every group, {said(row['lowest'])}"
     tail = f" {row['note'][0].upper() + row['note'][1:]}." if row["note"] else ""
-    return f"{row['metric']}({column}) is {estimate}: the {what} is {both}.{tail}"
+    return f"{row['metric']}({column}) is {estimate}{_effective(row)}: the {what} is {both}.{tail}"
+
+def _effective(row: dict[str, Any]) -> str:
+    "The effective size, behind the number of rows; nothing where rows have no weights."
+    return f", effective {row['effective']:,.0f}" if "effective" in row else ""
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #21c5e891
 SERVED = {"regression": "mae", "quantiles": "coverage", "multilabel": "hamming_loss"}   # form of the task -> how well it serves a group; the accuracy of classes
@@ -473,7 +578,7 @@ def groups_figure(
         ax.set(title=(table["metric"][0] if rate == "estimate" else names.get(rate, rate)).replace("_", " "), ylim=(len(rows) - 0.5, -0.5))
         if rate in RATES: ax.set(xlim=(-0.05, 1.05), xticks=[0, 0.5, 1], xticklabels=["0", "0.5", "1"])
     axes[0][0].set_yticks(range(len(rows)))
-    axes[0][0].set_yticklabels([f"{_drawn(r['group'])} (n = {r['n']:,})" for r in rows])
+    axes[0][0].set_yticklabels([f"{_drawn(r['group'])} (n = {r['n']:,}{_effective(r)})" for r in rows])
     axes[0][0].set_ylabel(_drawn(column))
     return fig
 

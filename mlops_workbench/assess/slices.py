@@ -14,10 +14,12 @@ import numpy as np
 import polars as pl
 
 from .conditions import Condition, can_be_sliced, code_column, read_conditions
-from .counting import Counts, each, half_width, mean_of, welch
+from .counting import Counts, each, half_width, welch
+from .levels import hierarchical_performance
 from .metrics import Estimate, finite, performance
 from ..core import show
 from ..core.errors import InputError, ParameterError, nearest
+from ..model.levels import Tree
 
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #adf4b0ac
 @dataclass(frozen=True)
@@ -116,6 +118,7 @@ def slice_estimates(
     constant: np.ndarray | None = None,   # scores of the constant model
     weights: np.ndarray | None = None,    # [n] of the rows
     aim: Mapping[str, Any],   # framing, loss and quantiles of the task
+    tree: Tree | None = None, # of a hierarchical task, for the metrics by level
     confidence: float = 0.95, # of the intervals
     replicates: int = 1000,   # bootstrap draws
     seed: int = 0,            # of the draws
@@ -124,8 +127,8 @@ def slice_estimates(
     cut = lambda x: None if x is None else x[inside]
     found = dict.fromkeys(metrics, Estimate(None, n=0, note="no row is in the slice")) | {"loss_difference": loss_difference(losses, inside, weights=weights, confidence=confidence)}
     if inside.any():
-        rows = performance(labels[inside], scores[inside], **aim, decisions=decisions[inside], constant=cut(constant), weights=cut(weights),
-                           confidence=confidence, replicates=replicates, seed=seed).to_dicts()
+        given: dict[str, Any] = {"decisions": decisions[inside], "constant": cut(constant), "weights": cut(weights), "confidence": confidence, "replicates": replicates, "seed": seed}
+        rows = (hierarchical_performance(labels[inside], scores[inside], tree, **given) if tree else performance(labels[inside], scores[inside], **aim, **given)).to_dicts()
         found |= {r["metric"]: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in rows}
     return {f"{metric}(slice:{name})": e for metric, e in found.items()}
 
@@ -142,7 +145,7 @@ class FoundSlices:
     passed: int                # of the candidates, before redundant ones were dropped
     min_support: int           # rows that a slice must have
     alpha: float = 0.05        # probability of one false slice among those reported, at most
-    settings: dict[str, Any] = field(default_factory=dict)   # depth, beam, bins, top, confidence
+    settings: dict[str, Any] = field(default_factory=dict)   # depth, beam, bins, top, confidence; and, where rows have weights, that it is weighted
 
     @property
     def sentence(self) -> str:
@@ -150,8 +153,9 @@ class FoundSlices:
         found = f"{len(self.slices)} lose more than the rest" if len(self.slices) > 1 else "one loses more than the rest" if self.slices else "none loses more than the rest"
         more = self.passed - len(self.slices)
         rest = f"; {more:,} more {'does, but says little new or comes' if more == 1 else 'do, but say little new or come'} after the first {self.settings.get('top', 0)}" if more else ""
+        by = " Means, and the errors that the p values rest on, are by weight; support is in rows." if self.settings.get("weighted") else ""
         return (f"{self.tried:,} slices of {self.columns:,} columns with at least {self.min_support:,} of the {self.n:,} rows were tried, and {found}{rest}. The p values are corrected by "
-                f"Holm's method for the {self.possible:,} slices that could have been tried: with a probability of {1 - self.alpha:.0%} none is there by chance.")
+                f"Holm's method for the {self.possible:,} slices that could have been tried: with a probability of {1 - self.alpha:.0%} none is there by chance.{by}")
 
     def to_json(self) -> dict[str, Any]:
         "Everything as plain JSON."
@@ -169,7 +173,7 @@ class FoundSlices:
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #6553a0d8
 def _distinct(search: Counts, ranked: Sequence[np.ndarray], top: int, confidence: float) -> list[int]:
     "Places of the first `top` candidates (each an array of column, code, column, code...) that say something new."
-    def part(m: np.ndarray) -> np.ndarray: return m.astype(float) @ search.w   # rows, their sum and sum of squares
+    def part(m: np.ndarray) -> np.ndarray: return m.astype(float) @ search.w   # rows, their sum and sum of squares; or those of weights
     kept: dict[int, tuple[np.ndarray, int]] = {}
     told = np.zeros(len(search.w), bool)
     for at, where in enumerate(ranked):
@@ -178,7 +182,7 @@ def _distinct(search: Counts, ranked: Sequence[np.ndarray], top: int, confidence
         if any(3 * np.count_nonzero(rows & other) > size + many for other, many in kept.values()): continue   # more than half of the rows in either
         fresh, all_of_it = rows & ~told, part(rows)
         new = np.count_nonzero(fresh) >= max(search.support, size / 2)
-        value, error, freedom = welch(mean_of(*(part(fresh) if new else all_of_it)), mean_of(*(search.total[:, 0] - all_of_it if new else part(told & ~rows))))
+        value, error, freedom = welch(search.mean_of(*(part(fresh) if new else all_of_it)), search.mean_of(*(search.total[:, 0] - all_of_it if new else part(told & ~rows))))
         if kept and not value - half_width(error, freedom, confidence) > 0: continue
         kept[at] = rows, size
         if len(kept) == top: break
@@ -187,8 +191,8 @@ def _distinct(search: Counts, ranked: Sequence[np.ndarray], top: int, confidence
 
 
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #5dac1994
-def _check_search(table: pl.DataFrame, losses: Any, columns: Sequence[str], limits: Mapping[str, tuple[float, float, float]]) -> np.ndarray:
-    "The losses as numbers; an error where they, a column or a limit do not fit."
+def _check_search(table: pl.DataFrame, losses: Any, columns: Sequence[str], limits: Mapping[str, tuple[float, float, float]], weights: Any) -> tuple[np.ndarray, np.ndarray | None]:
+    "The losses and weights as numbers; an error where they, a column or a limit do not fit."
     for name, (value, low, high) in limits.items():
         if not low <= value <= high: raise ParameterError(f"{name} is {value}", where="find_slices", remedy=f"give a value from {low:g} to {high:g}")
     for c in columns if not set(columns) <= set(table.columns) else ():
@@ -196,7 +200,9 @@ def _check_search(table: pl.DataFrame, losses: Any, columns: Sequence[str], limi
     x = np.asarray(losses, float)
     if x.shape != (len(table),): raise InputError(f"there are {len(table):,} rows but losses of shape {x.shape}", where="find_slices", remedy="give one loss, or one error indicator, a row")
     if not np.isfinite(x).all(): raise InputError(f"{int((~np.isfinite(x)).sum()):,} losses are not finite numbers", where="find_slices", remedy="score every row")
-    return x
+    w = None if weights is None else np.asarray(weights, float)
+    if w is not None and (w.shape != x.shape or not (np.isfinite(w) & (w >= 0)).all()): raise InputError("a weight is missing, negative, infinite or no number", where="find_slices, weights", remedy="give every row a weight of 0 or more")
+    return x, w
 
 def _holm(p: np.ndarray, family: int, depths: int) -> np.ndarray:
     "Holm's corrected p values [m] in a family of which only these were computed."
@@ -209,6 +215,7 @@ def find_slices(
     table: pl.DataFrame,                      # [n] the rows' columns
     losses: Any,                              # [n] of the rows, or whether each was answered wrongly
     *,
+    weights: Any = None,                      # [n] of the rows; those of weight 0 are left out
     columns: Sequence[str] | None = None,     # searched; all of text, numbers and dates when None
     depth: int = 3,                           # conditions of a slice, 1 to 3
     min_support: int | None = None,           # rows that a slice must have; 1 % of them, at least 32, when None
@@ -222,12 +229,13 @@ def find_slices(
     "The slices of up to three conditions whose rows lose more than the others, the clearest first."
     names = list(table.columns if columns is None else dict.fromkeys(columns))
     support = max(32, -(-len(table) // 100)) if min_support is None else min_support
-    x = _check_search(table, losses, names, {"depth": (depth, 1, 3), "min_support": (support, 2, 1e12), "beam": (beam, 1, 1e6), "bins": (bins, 2, 50), "top": (top, 1, 1e9),
-                                             "alpha": (alpha, 1e-12, 1), "confidence": (confidence, 0.5, 0.999)})
+    x, w = _check_search(table, losses, names, {"depth": (depth, 1, 3), "min_support": (support, 2, 1e12), "beam": (beam, 1, 1e6), "bins": (bins, 2, 50), "top": (top, 1, 1e9),
+                                             "alpha": (alpha, 1e-12, 1), "confidence": (confidence, 0.5, 0.999)}, weights)
+    if w is not None: table, x, w = table.filter(w > 0), x[w > 0], w[w > 0]
     coded = each(lambda c: code_column(c, bins=bins, min_support=support), [table[c] for c in names if can_be_sliced(table[c].dtype)], len(table))
     coded = [(codes, said) for codes, said in coded if said]
     said = [s for _, s in coded]
-    search = Counts([c for c, _ in coded], [len(s) for s in said], x, support)
+    search = Counts([c for c, _ in coded], [len(s) for s in said], x, support, None if w is None else w / w.mean() if len(w) else w)
     levels = [(np.array([(j, c) for j, s in enumerate(said) for c in range(len(s))], int).reshape(-1, 2), search.single)]
     if depth > 1: levels.append(search.pairs())
     if depth > 2:
@@ -240,11 +248,11 @@ def find_slices(
         p = _holm(search.p_values(where, sums, not redundant, alpha), family[k], len(levels))
         hit = np.flatnonzero(p <= alpha)
         half = half_width(error[hit], freedom[hit], confidence)
-        parts += [(w, t[i], value[i], h, p[i], sums[0, i], sums[1, i]) for w, i, h in zip(where[hit], hit, half)]
+        parts += [(at, t[i], value[i], h, p[i], sums[:, i]) for at, i, h in zip(where[hit], hit, half)]
     parts = sorted((r for r in parts if alpha == 1 or r[2] - r[3] > 0), key=lambda r: -r[1])
     chosen = parts[:top] if redundant else [parts[i] for i in _distinct(search, [r[0] for r in parts[: 50 * top]], top, confidence)]
-    return _found(chosen, said, x, FoundSlices([], pl.DataFrame(), len(table), len(names), sum(len(w) for w, _ in levels), sum(family), len(parts), support, alpha,
-                                               {"depth": depth, "beam": beam, "bins": bins, "top": top, "confidence": confidence}))
+    return _found(chosen, said, search, FoundSlices([], pl.DataFrame(), len(table), len(names), sum(len(w) for w, _ in levels), sum(family), len(parts), support, alpha,
+                                               {"depth": depth, "beam": beam, "bins": bins, "top": top, "confidence": confidence} | ({} if w is None else {"weighted": True})))
 
 def _families(sizes: list[int], levels: list, *, whole: bool, beam: int) -> list[int]:
     "How many candidates each depth could try: those with enough rows where they are known, else no fewer than those."
@@ -258,20 +266,20 @@ def _families(sizes: list[int], levels: list, *, whole: bool, beam: int) -> list
         out.append(e[3] if not whole else len(levels[2][0]) if beam >= len(i) else max(len(levels[2][0]), int((sum(sizes) - width[i] - width[j]).sum()) // 3))
     return out
 
-def _found(chosen: list, said: list[list[Condition]], x: np.ndarray, empty: FoundSlices) -> FoundSlices:
+def _found(chosen: list, said: list[list[Condition]], search: Counts, empty: FoundSlices) -> FoundSlices:
     "The result with the chosen slices in it."
-    slices, rows, middle = [], [], float(x.mean()) if len(x) else 0.0
-    for where, _, value, half, p, n, total in chosen:
+    slices, rows = [], []
+    for where, _, value, half, p, sums in chosen:
         s = Slice("", tuple(said[j][c] for j, c in where.reshape(-1, 2)))
         slices.append(Slice(s.predicate, s.conditions))
-        mean = middle + float(total / n)
-        rows.append((s.predicate, int(n), mean, mean - float(value), finite(value), finite(value - half), finite(value + half), float(p)))
+        mean = float(search.middle) + float(search.mean_of(*sums)[1])
+        rows.append((s.predicate, int(sums[0]), mean, mean - float(value), finite(value), finite(value - half), finite(value + half), float(p)))
     schema: dict[str, Any] = {"slice": pl.String, "n": pl.Int64, **dict.fromkeys(("loss", "rest", "difference", "low", "high", "p"), pl.Float64)}
     return FoundSlices(**{**vars(empty), "slices": slices, "table": pl.DataFrame(rows, schema=schema, orient="row")})
 
 # %% ../../nbs/api/3_assess/01a_slices.ipynb #13ae7e00
 TOLD = {"binary": ("log_loss", "auc", "accuracy"), "multiclass": ("log_loss", "accuracy"), "regression": ("mae", "rmse"), "multilabel": ("log_loss", "hamming_loss", "exact_match"),
-        "hierarchical": ("log_loss", "accuracy"), "quantiles": ("pinball", "coverage", "interval_width")}   # form of the task -> what is shown of a slice
+        "hierarchical": ("log_loss", "hierarchical_f1", "accuracy"), "quantiles": ("pinball", "coverage", "interval_width")}   # form of the task -> what is shown of a slice; of a tree also the accuracy at each level
 
 @dataclass(frozen=True)
 class Sliced:
@@ -288,6 +296,7 @@ class Sliced:
         losses: np.ndarray,          # [n]
         *,
         columns: Sequence[str],      # that are searched, where the rows have them
+        weights: np.ndarray | None = None,   # [n] of the rows
         confidence: float = 0.95,    # of the intervals
     ) -> "Sliced":
         "The named slices' rows, and the slices found in the columns."
@@ -295,7 +304,7 @@ class Sliced:
         inside = {name: s.mask(rows, strict=False) for name, s in named.items()}
         there = set(rows.columns)
         columns = [c for c in columns if c in there]
-        return cls(named, inside, find_slices(rows, losses, columns=columns, confidence=confidence) if columns else None)
+        return cls(named, inside, find_slices(rows, losses, weights=weights, columns=columns, confidence=confidence) if columns else None)
 
     def shown(
         self,
@@ -304,8 +313,9 @@ class Sliced:
     ) -> list[show.Html]:
         "The named slices beside all rows, and those found."
         cell = lambda e: show.interval(e.value, e.low, e.high) if e and e.value is not None else "not known"
+        told = (*TOLD[framing], *(m for m in estimates if m.startswith("accuracy_level_") and "(" not in m))
         def line(name: str, key: str, said: str) -> dict[str, Any]:
-            e = {m: estimates.get(f"{m}{key}") for m in TOLD[framing]}
+            e = {m: estimates.get(f"{m}{key}") for m in told}
             more = estimates.get(f"loss_difference{key}")
             return {"slice": name, "rows where": said, "n": max((x.n for x in (more, *e.values()) if x), default=0), **{m: cell(x) for m, x in e.items()}, "more loss than the rest": cell(more) if more else ""}
         parts = [show.table([line("all rows", "", ""), *(line(n, f"(slice:{n})", s.predicate) for n, s in self.named.items())], caption="The slices named in the settings")] if self.named \

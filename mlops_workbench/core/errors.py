@@ -38,10 +38,12 @@ class SettingsError(UserError):
     "A setting that is unknown or cannot be read."
 
 class ParameterError(UserError):
-    "A parameter of a job that is unknown, missing or of the wrong type."
+    "A parameter of a job that is unknown, missing, of the wrong type, or names what there is not."
+    reason = "data"
 
 class NotFoundError(UserError):
     "A dataset, version, run, model, job or file that does not exist."
+    reason = "data"
 
 class StoreError(UserError):
     "A store that cannot be reached, read or written."

@@ -24,6 +24,7 @@ import polars as pl
 from ..assess.assessment import Assessment, assess_predictions, assess_scores, plain
 from ..assess.doubts import doubts_html, find_doubts, write_doubts
 from ..assess.explain import Attributions, few_players, importance_figure, shapley, typical_rows, waterfall_figure
+from ..assess.gates import read_gates
 from ..assess.ladder import compare, ladder_figure
 from ..assess.evidence import sensitive_groups, worth_of
 from ..assess.mitigate import Limit
@@ -114,7 +115,8 @@ def prepare(
     marks = {s.column: tuple(t.value for t in sentinels if t.column == s.column) for s in sentinels}
     task = frame_task(frame, settings, name=settings.project.name, seed=settings.project.seed, sentinels=marks)
     frame = task.labelled(frame)
-    read_slices(settings.slices, frame)   # a slip in them is told before the search
+    read_slices(settings.slices, frame)   # a slip in them, or in a gate, is told before the search
+    read_gates(settings.gates, framing=task.form, classes=task.classes)
     split = split_rows(frame, task, test_share=settings.task.test_share, folds=settings.task.folds, small=settings.task.small)
     return Prepared(version, frame, task, split, sentinels)
 
@@ -269,6 +271,7 @@ def evidence(
     else:
         found = searched(run, tune_run)
         _asked(explain, found)
+        read_gates(settings.gates, framing=found.task.form, classes=found.task.classes)
         _answering(run, found)
         rows = found.frame[found.predictions["row"].to_numpy()]
         read_slices(settings.slices, found.frame)
@@ -339,7 +342,7 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
     return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
-                         gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, present=present_decisions(task, frame), amounts=task.amounts(frame), run=run.id)
+                         gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, weights=task.weights(frame) if task.weight in frame.columns else None, present=present_decisions(task, frame), amounts=task.amounts(frame), run=run.id)
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #4a016a88
 def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -355,16 +355,17 @@ def assess(
     group: Annotated[list[str], typer.Option(metavar="COLUMNS", help="By which groups, with commas between the columns; their intersections are assessed too.")] = [],  # noqa: B006
     positive: Annotated[str, typer.Option(metavar="VALUE", help="The positive label, where it is neither 1 nor true.")] = "",
     decided: Annotated[str, typer.Option(metavar="VALUE", help="The positive decision; the positive label by default.")] = "",
+    weight: Annotated[str, typer.Option(metavar="COLUMN", help="What each row weighs, 0 or more; all alike by default.")] = "",
     reference: Annotated[list[str], typer.Option(metavar="GROUPS", help="The group of each column that the others are compared with; the largest by default.")] = [],  # noqa: B006
     out: Annotated[str, typer.Option("--out", "-o", metavar="FILE", help="Write it as a page, .html.")] = "",
     json_file: Annotated[str, typer.Option("--json", metavar="FILE", help="Write it as JSON; - prints it.")] = "",
 ) -> int:
     "Assess a model on any labelled file, or audit a table of predictions."
-    told = {"--label": label, "--score": score, "--threshold": threshold is not None, "--decision": decision, "--group": group, "--positive": positive, "--decided": decided, "--reference": reference, "--out": out, "--json": json_file}
+    told = {"--label": label, "--score": score, "--threshold": threshold is not None, "--decision": decision, "--group": group, "--positive": positive, "--decided": decided, "--weight": weight, "--reference": reference, "--out": out, "--json": json_file}
     if predictions:
         if named := [o for o, v in {"--data": data, "--model": model, "--force": force}.items() if v]: raise ParameterError(f"{named[0]} is for a model of the project, --predictions for a table without one", where="mlw assess", remedy="leave one out")
         if not label: raise ParameterError("which column is the label?", where="--label", remedy="name the column of what came true")
-        return _audit(predictions, out, json_file, label=label, score=score, threshold=threshold, decision=decision, groups=list(group), positive=positive, decided=decided, reference=list(reference))
+        return _audit(predictions, out, json_file, label=label, score=score, threshold=threshold, decision=decision, groups=list(group), positive=positive, decided=decided, weight=weight, reference=list(reference))
     if named := [o for o, v in told.items() if v]: raise ParameterError(f"{named[0]} is for a table of predictions", where="mlw assess", remedy="add --predictions FILE")
     if not data: raise ParameterError("nothing to assess is named", where="mlw assess", remedy="--data FILE for a model of the project, --predictions FILE for a table of scores or decisions")
     from mlops_workbench.ui.looking import here, the_model
@@ -411,7 +412,7 @@ def _say_audit(found: Any) -> None:
     say(f"{brief(found.source, 100)}: {found.rows:,} rows, {found.used:,} used.")
     for why, n in found.left_out.items(): say(f"  · {n:,} rows were left out: {why}")
     for n in found.notes + found.doubts: say(f"  · {brief(n, 300)}")
-    say(wrapped(f"Positive is {found.label}. Decided positive is {found.rule}. Rates are in per cent, with {100 * found.confidence:g} % intervals.", indent="", width=screen_width()))
+    say(wrapped(f"Positive is {found.label}. Decided positive is {found.rule}. Rates are in per cent{f' of the weight in {brief(found.weight)}' if found.weight else ''}, with {100 * found.confidence:g} % intervals.{' n counts rows; effective n is of rows of one weight that would say as much.' if found.weight else ''}", indent="", width=screen_width()))
     for column, tables in audit_tables(found).items():
         say(f"\nBy {brief(column, 80)}\n")
         for title in ("counts", "decisions", "errors", "trust", "against", "disparities"):
