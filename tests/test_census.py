@@ -9,6 +9,7 @@ import pytest
 
 DATA = os.environ.get("MLW_TEST_DATA", "")
 MLW = Path(sys.executable).with_name("mlw")
+pytestmark = pytest.mark.long
 
 
 @pytest.mark.skipif(not DATA, reason="MLW_TEST_DATA names no folder with adult/adult.data")

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
+pytestmark = pytest.mark.long
 
 
 @pytest.fixture(scope="module")
@@ -31,7 +32,7 @@ def test_the_wheel_holds_every_module_and_job(wheel):
 def test_the_wheel_runs_a_job_in_a_clean_environment(wheel, tmp_path):
     venv.create(tmp_path / "env", with_pip=True)
     bin = tmp_path / "env" / "bin"
-    pip = [bin / "python", "-m", "pip", "install", "-q", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
+    pip = [bin / "python", "-m", "pip", "install", "-q", "--no-compile", "--disable-pip-version-check", "-c", ROOT / "constraints.txt"]
     subprocess.run([*pip, "torch", *shlex.split(os.environ.get("TORCH_INDEX", ""))], check=True)
     subprocess.run([*pip, f"{wheel}[demo]"], check=True)
     env = {k: v for k, v in os.environ.items() if not k.startswith(("MLW_", "PYTHON", "VIRTUAL_ENV"))}
