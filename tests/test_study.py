@@ -19,6 +19,7 @@ from mlops_workbench.model.task import Task
 from mlops_workbench.tune import search, study
 from mlops_workbench.tune.data import divide
 from mlops_workbench.tune.families import Step
+from mlops_workbench.tune.goals import Goals
 from mlops_workbench.tune.journal import open_storage
 from mlops_workbench.tune.leases import read_leases
 from mlops_workbench.tune.study import cross_fit, fit_model
@@ -230,6 +231,17 @@ def test_populations_of_a_kind_that_ran_side_by_side_are_replayed(monkeypatch):
     again = fit_model(table(), task(), steps=told, device="cpu")
     assert again.steps == fit.steps and again.leaderboard.drop("seconds").equals(fit.leaderboard.drop("seconds"))
     np.testing.assert_array_equal(again.predictor.predict(table(50, 1)), fit.predictor.predict(table(50, 1)))
+
+
+def test_halves_of_the_rows_choose_where_these_are_few_and_nothing_else_limits_the_choice(monkeypatch):
+    asked, select = [], study.select_bagged
+    monkeypatch.setattr(study, "select_bagged", lambda answers, *args, **options: asked.append(select(answers, *args, **options)) or asked[-1])
+    few = fit_model(table(), task(), trials=6, device="cpu")
+    assert {r["trial"]: r["weight"] for r in few.leaderboard.to_dicts() if r["weight"]} == pytest.approx(asked.pop())
+    assert fit_model(table(), task(), trials=2, device="cpu", ensemble=1).predictor.weights == [1.0]
+    fit_model(table(), task(), trials=2, device="cpu", families=("trees",), goals=Goals.of({"loss": "minimize"}, ["size_mb <= 5"]))
+    fit_model(table(10_000), task(), trials=1, device="cpu", families=("linear",))
+    assert not asked
 
 
 def test_rungs_reach_optuna(tmp_path):
