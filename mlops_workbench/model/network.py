@@ -333,7 +333,7 @@ class Network(nn.Module):
         first, split = w.pop("w0"), encoding.width - encoding.categories
         self.numbers = nn.Parameter(first[:split])
         self.rows = nn.Parameter(torch.cat([torch.zeros(1, first.shape[1]), first[split:]]))
-        self.bias = nn.Parameter(torch.zeros(first.shape[1]) if "s0" in w else w.pop("b0"))
+        self.bias = nn.Parameter(w.pop("b0") if "b0" in w and "s0" not in w else torch.zeros(first.shape[1]))
         self.periodic = nn.ParameterList([w.pop(k) for k in ("f", "wf") if k in w])
         self.bins = nn.ParameterList([w.pop(k) for k in ("bin_edges", "bin_centers", "bin_levels") if k in w])
         self.w = nn.ParameterDict({k: v[None] for k, v in w.items()})     # a stack of one

@@ -224,7 +224,7 @@ class Population:
         "Writes all that is needed to go on from here, whole or not at all."
         tensors = {f"best.{i}.{k}": v.contiguous() for i, w in self.best.items() for k, v in w.items()}
         for n, stack in enumerate(self.stacks):
-            for what in ("weights", "first", "second"): tensors |= {f"{n}.{what}.{k}": v.detach().contiguous() for k, v in getattr(stack, what).items()}
+            for what in ("weights", "first", "second", "running"): tensors |= {f"{n}.{what}.{k}": v.detach().contiguous() for k, v in getattr(stack, what).items()}
         facts = {"epoch": self.epoch, "stacks": [{"ids": s.ids, "step": s.step_count} for s in self.stacks],
                  "results": [asdict(replace_member(r)) for r in self.results]}
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -250,7 +250,7 @@ class Population:
         whole, self.stacks = {i: s for s in self.stacks for i in s.ids}, []
         for n, said in enumerate(facts["stacks"]):
             stack = whole[said["ids"][0]].part([at for at, i in enumerate(whole[said["ids"][0]].ids) if i in said["ids"]])
-            for what in ("weights", "first", "second"):
+            for what in ("weights", "first", "second", "running"):
                 for k, v in getattr(stack, what).items(): v.data.copy_(found[f"{n}.{what}.{k}"])
             stack.t.fill_(said["step"])
             self.stacks.append(stack)

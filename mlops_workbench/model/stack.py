@@ -15,7 +15,7 @@ import numpy as np
 import torch
 
 from ..core.errors import ParameterError, nearest
-from .backbone import BACKBONES, draw, outputs, stack, unit_axes
+from .backbone import BACKBONES, EPSILON, draw, folded, outputs, stack, unit_axes
 from .bags import BagProduct, Bags
 from .network import Encoding, waves
 
@@ -98,6 +98,27 @@ class _ReluDrop(torch.autograd.Function):
         (on,) = ctx.saved_tensors
         return torch.mul(grads[0], on, out=torch.empty_strided(on.shape, ctx.layout, dtype=on.dtype, device=on.device)), None
 
+# %% ../../nbs/api/2_model/02a_stack.ipynb #48859433
+class _Normalise(torch.autograd.Function):
+    "Batch normalisation of each network's units over the rows, and the moments that it found."
+    @staticmethod
+    def forward(ctx: Any, h: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        h = h.float()
+        var, mean = torch.var_mean(h, dim=1, correction=0)
+        root = torch.rsqrt(var + EPSILON)
+        x = (h - mean[:, None]).mul_(root[:, None])
+        ctx.save_for_backward(x, root * scale)
+        ctx.mark_non_differentiable(mean, var)
+        return torch.addcmul(shift[:, None], x, scale[:, None]), mean, var
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        x, factor = ctx.saved_tensors
+        g = grads[0].float()
+        by_shift, by_scale = g.sum(dim=1), (g * x).sum(dim=1)
+        rest = torch.addcmul(by_shift[:, None], x, by_scale[:, None]).div_(-x.shape[1]).add_(g)
+        return rest.mul_(factor[:, None]), by_scale, by_shift
+
 # %% ../../nbs/api/2_model/02a_stack.ipynb #d94297b0
 def schedule(
     kinds: Sequence[str],   # of each trial [N]
@@ -134,9 +155,12 @@ class Stack:
         spread = lambda p: (encoding.parts["wholes"], WAVES, p.frequency) if self.periodic else (0, 0, 0.0)
         w = stack([draw(p.backbone, width=encoding.width, units=p.width, depth=p.layers, outputs=outputs, seed=p.seed, k=p.members, waves=spread(p)) for p in self.params])
         if start is not None: w["bo"] += torch.from_numpy(np.asarray(start, np.float32))
-        w["w0"] *= self._seen()[:, :, None]
+        seen = self._seen()
+        w["w0"] *= (seen * (encoding.width / seen.sum(dim=0)) ** 0.5 if "go" in w else seen)[:, :, None]   # weights that a batch normalises learn faster the smaller they are
         self.weights = {k: v.to(device).requires_grad_() for k, v in w.items()}
         self.first, self.second, self.spare = ({k: torch.zeros_like(v, requires_grad=False) for k, v in self.weights.items()} for _ in range(3))
+        self.running = {name + k[1:]: torch.full_like(v, fill, requires_grad=False) for k, v in self.weights.items() if k[0] == "g" for name, fill in (("m", 0.0), ("r", 1.0))}
+        self.noted: dict[str, torch.Tensor] = {}
         self.t = torch.zeros(1, dtype=torch.int64, device=device)
         self.product = BagProduct(encoding)
         self._vectors()
@@ -163,7 +187,7 @@ class Stack:
         vector = lambda name: torch.tensor([getattr(p, name) for p in self.params], dtype=torch.float32).to(self.device)
         dropout, self.smoothing = vector("dropout")[:, None, None], vector("smoothing")[:, None]
         self.noisy, self.dropout, self.rescale = any(p.dropout > 0 for p in self.params), dropout, 1 / (1 - dropout)
-        self.rate, self.decay, self.size = vector("learning_rate"), vector("weight_decay"), vector("width")[:, None, None]
+        self.rate, self.decay = vector("learning_rate"), vector("weight_decay")
         self.scales = schedule([p.schedule for p in self.params], self.steps).to(self.device)
         seen = self._seen()
         self.seen = None if bool((seen == 1).all()) else seen[:, :, None].to(self.device)
@@ -178,17 +202,22 @@ class Stack:
         torch.ge(u, self.dropout[:n].view(shape), out=mask)
         return _ReluDrop.apply(z, mask.mul_(self.rescale[:n].view(shape)))   # type: ignore[return-value]
 
+    def _norm(self, h: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, name: str) -> torch.Tensor:
+        "The normalisation in training; its moments are noted for `step`."
+        out, self.noted["m" + name], self.noted["r" + name] = _Normalise.apply(h, scale, shift)   # type: ignore[misc]
+        return out
+
     def forward(
         self,
         x: torch.Tensor | Bags,   # float32 [rows, width], or the same rows as bags
         *,
-        train: bool = False,      # whether dropout is on
+        train: bool = False,      # whether dropout is on, and the batch normalises
     ) -> torch.Tensor:            # float32 [N, rows, outputs] or [N, K, rows, outputs]
         "The outputs of all networks for these rows."
         w = self.weights
         D, N, H = w["w0"].shape
         flat = w["w0"].view(D, N * H)
-        bias = None if "s0" in w else w["b0"].view(-1)
+        bias = w["b0"].view(-1) if "b0" in w and "s0" not in w else None
         if isinstance(x, Bags): z = self.product(x, flat, bias)
         else: z = torch.mm(x, flat) if bias is None else torch.addmm(bias, x, flat)
         z = z.view(-1, N, H).transpose(0, 1)
@@ -196,7 +225,7 @@ class Stack:
             at, parts = self.encoding.parts["bins"] + self.encoding.parts["values"], self.encoding.parts
             wholes = x.rest[:, :parts["wholes"]] if isinstance(x, Bags) else x[:, at:at + parts["wholes"]]
             z = z + torch.bmm(waves(wholes, w["f"]), w["wf"])
-        return outputs(w, z, self._act, self.size) if train else outputs(w, z, size=self.size)
+        return outputs(w, z, self._act, self._norm) if train else outputs(folded(w, self.running), z)
 
     def step(
         self,
@@ -222,9 +251,10 @@ class Stack:
                 torch.add(v, 1e-30, out=s).sqrt_().add_(floor)   # the root of a denormal number takes twenty times as long
                 w.addcmul_(torch.div(m, s, out=s), size[:n].view(shape), value=-1)
             if self.seen is not None: self.weights["w0"].mul_(self.seen)
+            for k, v in self.noted.items(): self.running[k].lerp_(v, torch.clamp(1 / self.t, min=0.1).to(v.dtype))   # at first their mean, later those of the last steps
 
     def _all(self) -> tuple[dict[str, torch.Tensor], ...]:
-        return self.weights, self.first, self.second, self.spare
+        return self.weights, self.first, self.second, self.spare, self.running
 
     def keep(
         self,
@@ -239,6 +269,7 @@ class Stack:
                 v = v.index_select(1, at) if k == "w0" else v.index_select(0, at[at < len(v)])
                 if v.shape[k == "w0"] == 0: del tensors[k]
                 else: tensors[k] = self._cut(k, v, max(p.width for p in self.params)).contiguous().requires_grad_(tensors is self.weights)
+        self.noted = {}
         self._vectors()
 
     @staticmethod
@@ -254,7 +285,7 @@ class Stack:
         "Those trials as a stack of their own, with moments and steps; this one keeps them too."
         other = object.__new__(Stack)
         vars(other).update(vars(self))
-        other.weights, other.first, other.second, other.spare = ({k: v for k, v in tensors.items()} for tensors in self._all())
+        other.weights, other.first, other.second, other.spare, other.running = ({k: v for k, v in tensors.items()} for tensors in self._all())
         other.t = self.t.clone()
         other.keep(positions)
         return other
@@ -263,9 +294,9 @@ class Stack:
         self,
         position: int,  # of a trial in the stack
     ) -> dict[str, torch.Tensor]:
-        "A copy of one trial's weights, cut to its own width and depth."
+        "A copy of one trial's weights, cut to its own width and depth, as a finished network has them."
         p, out = self.params[position], {}
-        for k, v in self.weights.items():
+        for k, v in folded(self.weights, self.running).items():
             if k != "w0" and position >= len(v): continue
             out[k] = self._cut(k, v.detach().select(int(k == "w0"), position), p.width).clone()
         return out
