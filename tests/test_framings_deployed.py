@@ -108,7 +108,7 @@ def test_the_report_and_the_card_say_it_in_its_own_words(project):
     name, root = project
     folder, said = told(root)
     page, card = (folder / "report.html").read_text(), load_bundle(root / "store", "shop").card
-    words = {"labels": ["By label", "hamming_loss", "share of wrong labels", "a set already"], "levels": ["By level, 1 is the coarsest", "hierarchical_f1", "Which class is taken for which"],
+    words = {"labels": ["By label", "hamming_loss", "share of wrong labels", "hold every label"], "levels": ["By level, 1 is the coarsest", "hierarchical_f1", "Which class is taken for which"],
              "quantiles": ["By quantile", "is to hold 80% of the rows", "each quantile of spent", "cqr"]}[name]
     for w in words: assert w in page, w
     assert "ROC curve" not in page and "Thresholds decide" not in page and "Traceback" not in page

@@ -60,7 +60,7 @@ def measure_uncertainty(
     "The coverage, the curves and the band, all measured on rows that took no part in fitting them."
     asked, seed, groups = options["confidence"], options["seed"], groups or {}
     tables, notes = [], []
-    known = METHODS.get(framing, ())   # several labels have none: the answer is a set already
+    known = METHODS[framing]
     for method in known[: 2 if framing != "regression" else 1]:
         usual = method == known[0]
         for column, g in {"": None, **(groups if usual else {})}.items():
@@ -80,7 +80,7 @@ def measure_uncertainty(
             curves.append(_curve("value lost by a decision", wrong * np.where(decisions == 1, *costs), doubts(scores, decisions, costs=costs), options))
     banded = framing == "binary" and policy is not None and (policy.band or wish)
     left = abstain(labels, scores, decisions, policy, wish or Wish(), folds=folds, groups=groups, value=value, small=small, **options) if banded and policy else None
-    return Uncertainty(asked, pl.concat(tables) if tables else pl.DataFrame(), curves, left, list(dict.fromkeys(notes)))
+    return Uncertainty(asked, pl.concat(tables), curves, left, list(dict.fromkeys(notes)))
 
 def _curve(loss: str, each: np.ndarray, doubt: np.ndarray, options: Mapping[str, Any]) -> Curve:
     return Curve(loss, risk_curve(each, doubt), risk_table(each, doubt, **options), risk_area(each, doubt, **options), float(each.mean()))
@@ -88,7 +88,7 @@ def _curve(loss: str, each: np.ndarray, doubt: np.ndarray, options: Mapping[str,
 def uncertainty_estimates(
     u: Uncertainty,                     # from `measure_uncertainty`
     labels: np.ndarray,                 # [n] class codes, or numbers
-    decisions: np.ndarray,              # [n] class codes; of a regression not used
+    decisions: np.ndarray,              # [n] class codes, or [n, k] labels; of a regression not used
     framing: str,                       # one of `model.framing.FORMS`
     *,
     columns: Sequence[str] = (),        # the sensitive columns
@@ -96,7 +96,6 @@ def uncertainty_estimates(
 ) -> dict[str, Estimate]:
     """What gates may ask for: `set_coverage`, of the usual method with one limit for all; of two classes `coverage` and `abstained` (the shares of rows that are
     decided and left), `error_of_answered` (the share of wrong decisions among those made) and `abstained_difference(COLUMN)`. Without a band none is left."""
-    if not len(u.coverage): return {}
     first, a = u.coverage.row(0, named=True), u.abstention
     found = {"set_coverage": Estimate(first["coverage"], first["low"], first["high"], first["n"])}
     if framing != "binary": return found
@@ -111,13 +110,13 @@ def uncertainty_estimates(
 # %% ../../nbs/api/3_assess/03d_certainty.ipynb #c87d4d69
 def _coverage_parts(u: Uncertainty) -> list[show.Html]:
     "The coverage of sets or intervals."
-    if not len(u.coverage): return [show.note("Conformal sets are of one class among several; an answer of several labels is a set already, and each label's probability says how sure it is.")]
-    sets = "interval" if not u.curves else "set"
+    labels = u.coverage["method"][0] == "outer"
+    sets, one = "interval" if not u.curves else "set", "label" if labels else "class"
     rows = [{"method": r["method"], "limit": r["limit"], "group": f"{r['column']}: {r['group']}" if r["column"] else r["group"], "n": r["n"], "coverage": show.interval(r["coverage"], r["low"], r["high"]),
-             "width" if sets == "interval" else "classes in the set": r["size"]} | ({} if sets == "interval" else {"one class": r["one"]}) for r in u.coverage.to_dicts()]
+             "width" if sets == "interval" else f"{'labels' if labels else 'classes'} in the set": r["size"]} | ({} if sets == "interval" else {f"one {one}": r["one"]}) for r in u.coverage.to_dicts()]
     short = [r for r, c in zip(rows, u.coverage.to_dicts()) if not c["column"] or c["high"] < u.asked]
-    how = " lac makes the sets small on average, aps lets them grow where a row is hard." if sets == "set" else ""
-    said = f"Conformal {sets}s that are to hold the truth for {u.asked:.0%} of rows, measured on rows that had no part in their limits.{how} A group whose coverage is below that is shown here; all are in the folded table."
+    how = " lac makes the sets small on average, aps lets them grow where a row is hard." if sets == "set" and not labels else ""
+    said = f"Conformal {sets}s that are to hold {'every label' if labels else 'the truth'} for {u.asked:.0%} of rows, measured on rows that had no part in their limits.{how} A group whose coverage is below that is shown here; all are in the folded table."
     return [show.note(said), show.table(short, caption=f"Coverage and size of {sets}s"), show.folded(f"All {len(rows)} lines", show.table(rows)), *(show.note(n, "warn") for n in u.notes)]
 
 def uncertainty_parts(

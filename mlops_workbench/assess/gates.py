@@ -20,13 +20,13 @@ from ..core.errors import SettingsError, nearest
 
 # %% ../../nbs/api/3_assess/04_gates.ipynb #1aafe639
 CERTAIN: dict[str, tuple[str, ...]] = {   # form of the task -> what `assess.certainty` measures of the whole data
-    "binary": ("coverage", "abstained", "error_of_answered", "set_coverage"), "multiclass": ("set_coverage",), "regression": ("set_coverage",),
-    "quantiles": ("set_coverage",)}
+    "binary": ("coverage", "abstained", "error_of_answered", "set_coverage"), "multiclass": ("set_coverage",), "multilabel": ("set_coverage",),
+    "regression": ("set_coverage",), "quantiles": ("set_coverage",)}
 OVERALL: dict[str, tuple[str, ...]] = {   # form of the task -> the metrics of the whole data that a gate may ask for
     "binary": ("skill", "auc", "average_precision", "calibration_error", "value", "price", "gain", *CERTAIN["binary"], *METRICS["binary"]),
     "multiclass": ("skill", "auc_ovr", "calibration_error", "value", "gain", *CERTAIN["multiclass"], *METRICS["multiclass"]),
     "regression": ("skill", "gain", *CERTAIN["regression"], *METRICS["regression"]),
-    "multilabel": ("skill", "auc_macro", "calibration_error", *METRICS["multilabel"]),
+    "multilabel": ("skill", "auc_macro", "calibration_error", *CERTAIN["multilabel"], *METRICS["multilabel"]),
     "quantiles": ("skill", "calibration_error", "gain", *CERTAIN["quantiles"], *METRICS["quantiles"]),
 }
 OVERALL["hierarchical"] = (*(m for m in OVERALL["multiclass"] if m != "value"), "hierarchical_precision", "hierarchical_recall", "hierarchical_f1", *(f"accuracy_level_{i}" for i in range(1, 6)))   # of levels above the last

@@ -36,17 +36,17 @@ def fewest_rows(
     return math.ceil(coverage / (1 - coverage) - 1e-9)
 
 # %% ../../nbs/api/3_assess/03b_uncertainty.ipynb #36122876
-METHODS = {"binary": ("lac", "aps"), "multiclass": ("lac", "aps"), "regression": ("absolute", "scaled"), "quantiles": ("cqr",)}   # framing -> methods, the usual one first
+METHODS = {"binary": ("lac", "aps"), "multiclass": ("lac", "aps"), "multilabel": ("outer",), "regression": ("absolute", "scaled"), "quantiles": ("cqr",)}   # framing -> methods, the usual one first
 
 def class_strangeness(
     scores: np.ndarray,                  # [n] of the positive class, or [n, k]
-    method: str = "lac",                 # lac or aps
+    method: str = "lac",                 # lac, aps or outer
     *,
     draws: np.ndarray | None = None,     # [n] 0 to 1, for aps: the part of a class's own probability that does not count; 0 when None
 ) -> np.ndarray:
-    "How strange each class would be as the answer [n, k]."
+    "How strange each class would be as the answer, or as one of the labels [n, k]."
     p = np.stack([1 - scores, scores], axis=1) if scores.ndim == 1 else scores
-    if method == "lac": return 1 - p
+    if method != "aps": return 1 - p
     order = np.argsort(-p, axis=1, kind="stable")
     out = np.empty_like(p, dtype=float)
     np.put_along_axis(out, order, np.minimum(np.cumsum(np.take_along_axis(p, order, 1), axis=1), 1), axis=1)
@@ -56,6 +56,7 @@ def _strange(labels: np.ndarray, scores: np.ndarray, method: str, draws: np.ndar
     "How strange each row's true answer is [n]."
     if method == "cqr": return np.maximum(scores[:, 0] - labels, labels - scores[:, -1])
     if method in METHODS["regression"]: return np.abs(labels - scores) / scale
+    if method == "outer": return np.where(labels == 1, 1 - scores, 0.0).max(axis=1)
     each = class_strangeness(scores, method, draws=draws)
     known = (labels >= 0) & (labels < each.shape[1])
     return np.where(known, each[np.arange(len(labels)), np.where(known, labels, 0)], math.inf)
@@ -64,7 +65,7 @@ def _strange(labels: np.ndarray, scores: np.ndarray, method: str, draws: np.ndar
 @dataclass(frozen=True)
 class Conformal:
     "The limits that were calibrated on labelled rows."
-    framing: str                       # binary, multiclass, regression or quantiles
+    framing: str                       # one of METHODS
     method: str                        # one of METHODS[framing]
     coverage: float                    # share asked for
     limit: float                       # of all rows
@@ -75,7 +76,7 @@ class Conformal:
     @classmethod
     def fit(
         cls,
-        labels: Any,                       # [n] class codes, or numbers
+        labels: Any,                       # [n] class codes, or numbers; [n, k] labels
         scores: Any,                       # [n] or [n, k], of a model that has not seen the rows
         framing: str,                      # one of METHODS
         *,
@@ -113,7 +114,7 @@ class Conformal:
         *,
         seed: int = 1,                     # of the draws for aps; another than that of `fit`
     ) -> np.ndarray:
-        "Whether each class is in each row's set, bool [n, k]."
+        "Whether each class or label is in each row's set, bool [n, k]."
         scores = np.asarray(scores, float)
         return class_strangeness(scores, self.method, draws=_draws(seed, len(scores))) <= self.limit_of(groups, len(scores))[:, None]
 
@@ -158,12 +159,12 @@ def fold_of(
 @dataclass(frozen=True)
 class Covered:
     "What conformal answers held, on rows that took no part in their calibration."
-    covered: np.ndarray          # [n] bool: the truth is in the row's set or interval
-    size: np.ndarray             # [n] classes in the set, or width of the interval
+    covered: np.ndarray          # [n] bool: the truth is in the row's set or interval; of labels, all of them
+    size: np.ndarray             # [n] classes or labels in the set, or width of the interval
     notes: tuple[str, ...] = ()  # what a reader must know
 
 def cross_conformal(
-    labels: Any,                         # [n] class codes, or numbers
+    labels: Any,                         # [n] class codes, or numbers; [n, k] labels
     scores: Any,                         # [n] or [n, k], of models that have not seen the rows
     framing: str,                        # one of METHODS
     folds: np.ndarray | None = None,     # [n] fold of each row
@@ -185,6 +186,9 @@ def cross_conformal(
             sets, y = found.sets(scores[here], pick(groups, here), seed=seed + 1), labels[here]
             known = (y >= 0) & (y < sets.shape[1])
             covered[here], size[here] = known & sets[np.arange(len(y)), np.where(known, y, 0)], sets.sum(axis=1)
+        elif framing == "multilabel":
+            sets = found.sets(scores[here], pick(groups, here))
+            covered[here], size[here] = (sets | (labels[here] == 0)).all(axis=1), sets.sum(axis=1)
         else:
             ends = found.intervals(scores[here], pick(groups, here), scale=pick(each, here))
             covered[here], size[here] = (labels[here] >= ends[:, 0]) & (labels[here] <= ends[:, 1]), ends[:, 1] - ends[:, 0]
