@@ -251,7 +251,8 @@ class Stack:
                 torch.add(v, 1e-30, out=s).sqrt_().add_(floor)   # the root of a denormal number takes twenty times as long
                 w.addcmul_(torch.div(m, s, out=s), size[:n].view(shape), value=-1)
             if self.seen is not None: self.weights["w0"].mul_(self.seen)
-            for k, v in self.noted.items(): self.running[k].lerp_(v, torch.clamp(1 / self.t, min=0.1).to(v.dtype))   # at first their mean, later those of the last steps
+            share = torch.clamp(1 / self.t, min=0.1)   # at first the mean of all steps, later mostly the last ones
+            for k, v in self.noted.items(): self.running[k].lerp_(v, share)
 
     def _all(self) -> tuple[dict[str, torch.Tensor], ...]:
         return self.weights, self.first, self.second, self.spare, self.running
