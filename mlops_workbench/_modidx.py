@@ -4560,6 +4560,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'mlops_workbench/tune/search.py'),
                                              'mlops_workbench.tune.search.Search.together': ( 'api/4_tune/search.html#search.together',
                                                                                               'mlops_workbench/tune/search.py'),
+                                             'mlops_workbench.tune.search.Search.trials': ( 'api/4_tune/search.html#search.trials',
+                                                                                            'mlops_workbench/tune/search.py'),
                                              'mlops_workbench.tune.search.lanes_of': ( 'api/4_tune/search.html#lanes_of',
                                                                                        'mlops_workbench/tune/search.py'),
                                              'mlops_workbench.tune.search.work_table': ( 'api/4_tune/search.html#work_table',

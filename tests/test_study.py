@@ -17,11 +17,13 @@ from mlops_workbench.core.errors import InputError, NotFoundError, ParameterErro
 from mlops_workbench.model.predictor import Predictor
 from mlops_workbench.model.task import Task
 from mlops_workbench.tune import search, study
-from mlops_workbench.tune.data import divide
+from mlops_workbench.tune.data import divide, tuning_data
 from mlops_workbench.tune.families import Step
 from mlops_workbench.tune.goals import Goals
 from mlops_workbench.tune.journal import open_storage
 from mlops_workbench.tune.leases import read_leases
+from mlops_workbench.tune.search import Plan, Search
+from mlops_workbench.tune.studies import Study
 from mlops_workbench.tune.study import cross_fit, fit_model
 
 CODE = """
@@ -138,6 +140,27 @@ def test_another_machine_takes_over_from_the_store(tmp_path):
     resumed, whole = fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path / "there", store=tmp_path / "store"), fit_model(table(), task(), trials=8, device="cpu")
     assert over and losses(resumed) == losses(whole) and sum(s.trials for s in resumed.steps) == 8
     assert {p.name for p in (tmp_path / "store" / "members").iterdir()} == {k for k in resumed.leaderboard["trial"] if "-" in k}
+
+
+def test_one_thread_at_a_time_reads_and_writes_the_study(monkeypatch):
+    read, within, clashes = Study.trials, [], []
+    def trials(study):
+        within.append(threading.get_ident())
+        time.sleep(0.001)
+        clashes.extend([1] * (len(set(within)) > 1))
+        try: return read(study)
+        finally: within.remove(threading.get_ident())
+    monkeypatch.setattr(Study, "trials", trials)
+    found, over = Search(tuning_data(table(300), task()), families=["trees"]), threading.Event()
+    def watch():
+        while not over.is_set(): found.finished()
+    watching = threading.Thread(target=watch)
+    watching.start()
+    try: found.run(Plan(found, {"trees": [Step("trees", 1)] * 3}))
+    finally:
+        over.set()
+        watching.join()
+    assert found.finished() == 3 and not clashes
 
 
 def test_a_killed_study_is_resumed_without_repeating(tmp_path):

@@ -21,7 +21,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from optuna.trial import TrialState
+from optuna.trial import FrozenTrial, TrialState
 
 from ..core.store import Store
 from ..model.loss import mean_loss
@@ -75,16 +75,21 @@ class Search:
         "Takes over what was finished before, or by another process."
         if self.study is None: return
         places = self.places()
-        for t in self.study.trials():
+        for t in self.trials():
             key = places[t.number]
             if key not in self.members and t.state in (TrialState.COMPLETE, TrialState.PRUNED) and (self.folder(key) / "member.json").exists():
                 self.best = min(self.best, self.add(key, load_member(self.folder(key), "member")))
         with suppress(FileNotFoundError): self.trained = [Step(**json.loads(line)) for line in (self.study.folder / "steps.jsonl").read_text().splitlines()]
 
+    def trials(self) -> list[FrozenTrial]:
+        "All trials, by number; whichever thread asks, since a study can be read and written by one at a time."
+        if self.study is None: return []
+        with self._lock: return self.study.trials()
+
     def places(self) -> dict[int, str]:
         "The key of each trial, by its number in the study."
         found, counts = {}, dict.fromkeys(self.kinds, 0)
-        for t in self.study.trials() if self.study else ():
+        for t in self.trials():
             family = t.user_attrs.get("family", "")
             found[t.number] = f"{family}-{counts[family]}"
             counts[family] += 1
@@ -92,7 +97,7 @@ class Search:
 
     def finished(self, family: str = "") -> int:
         "How many trials are over, of a family or of all."
-        return sum(t.state.is_finished() and family in ("", t.user_attrs.get("family")) for t in self.study.trials()) if self.study else 0
+        return sum(t.state.is_finished() and family in ("", t.user_attrs.get("family")) for t in self.trials())
 
     def folder(self, key: str) -> Path:
         "Where the member of that trial is kept."
@@ -166,7 +171,7 @@ class Search:
     ) -> int:
         "How many trials may still be asked for, those that wait for somebody included."
         assert self.study is not None
-        trials = self.study.trials()
+        trials = self.trials()
         own = self.most.get(kind, 0 if self.most.keys() - {""} else 1 << 30)
         new = min(own - self.study.counts[kind], self.most.get("", 1 << 30) - len(trials))
         return max(0, new) + sum(t.state == TrialState.WAITING and t.user_attrs.get("family") == kind for t in trials)
