@@ -267,6 +267,36 @@ def test_halves_of_the_rows_choose_where_these_are_few_and_nothing_else_limits_t
     assert not asked
 
 
+def test_the_best_of_a_search_are_trained_in_folds_and_all_rows_choose(tmp_path):
+    fit = fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path)
+    folds, board = fit.steps[-1], fit.leaderboard
+    assert (folds.family, folds.trials, folds.limit) == ("folds", 5, 4) and sorted(fit.valid_rows) == list(range(500))
+    chosen = {r["trial"]: r["weight"] for r in board.to_dicts() if r["weight"]}
+    assert chosen.keys() <= {p["trial"] for p in folds.params} == set(board.filter(pl.col("loss_in_folds").is_not_null())["trial"])
+    assert len(fit.predictor.members) == sum(6 if k.startswith("trees") else 1 if k == "linear" else 5 for k in chosen)
+    told = [Step(**s) for s in json.loads(json.dumps(fit.record()["steps"]))]
+    for again in (fit_model(table(), task(), steps=told, device="cpu"), fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path)):
+        np.testing.assert_array_equal(again.predictor.predict(table(50, 1)), fit.predictor.predict(table(50, 1)))
+    for more, options in (({"split": "time:when"}, {}), ({}, {"ensemble": 1})):
+        assert all(s.family == "trees" for s in fit_model(table(300), task(**more), trials=24, device="cpu", families=("trees",), **options).steps)
+
+
+def test_what_is_measured_in_folds_does_not_flatter():
+    rng = np.random.default_rng(0)
+    noise = table(300).with_columns(binary=pl.Series(np.where(rng.random(300) < 0.5, "good", "bad")))
+    fit = fit_model(noise, task(), trials=40, device="cpu", families=("trees",))
+    best = fit.leaderboard.filter(pl.col("family") == "trees")["loss"].min()
+    assert fit.steps[-1].family == "folds" and 0.7 > fit.loss > best + 0.005   # to answer one half has 0.693
+
+
+def test_a_search_interrupted_in_its_folds_ends_as_if_it_had_not_been(tmp_path):
+    def interrupt(done, total, text):
+        if text.startswith("fold 3"): raise KeyboardInterrupt
+    with pytest.raises(KeyboardInterrupt): fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path, progress=interrupt)
+    resumed, whole = fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path), fit_model(table(), task(), trials=24, device="cpu")
+    np.testing.assert_array_equal(resumed.predictor.predict(table(50, 1)), whole.predictor.predict(table(50, 1)))
+
+
 def test_rungs_reach_optuna(tmp_path):
     fit = fit_model(table(), task(), steps=[Step("network", 4)], device="cpu", folder=tmp_path)
     trials = load(tmp_path).trials

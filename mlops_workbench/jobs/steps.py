@@ -179,15 +179,17 @@ def trials_table(
     limit: int = 20,   # trials shown; the rest is counted
 ) -> show.Html:
     "A line for each trial: its loss, its share in the model, how long it trained, what became of it and its parameters."
-    known = ("trial", "family", "state", "loss", "weight", "epochs", "rounds", "seconds", "reason")
+    known = ("trial", "family", "state", "loss", "loss_in_folds", "weight", "epochs", "rounds", "seconds", "reason")
+    folds = "loss_in_folds" in fit.leaderboard.columns
+    about = "in folds, of the best, on all rows" if folds else f"losses on {len(fit.valid_rows):,} rows that took no part in training"
     def line(r: dict[str, Any]) -> dict[str, Any]:
         trained = f"{r['epochs']} epochs" if r.get("epochs") else f"{r['rounds']} rounds" if r.get("rounds") else ""
         set_to = ", ".join(f"{k} {show.number(v)}" for k, v in r.items() if k not in known and v is not None)
-        return {"trial": r["trial"], "loss": r["loss"], "share in the model": f"{r['weight']:.0%}" if r["weight"] else "", "trained for": trained,
+        return {"trial": r["trial"], "loss": r["loss"], **({"in folds": r["loss_in_folds"]} if folds else {}), "share in the model": f"{r['weight']:.0%}" if r["weight"] else "", "trained for": trained,
                 "what became of it": r.get("reason") or r["state"], "parameters": show.folded("show", show.note(set_to)) if set_to else ""}
     rows = [line(r) for r in fit.leaderboard.head(limit).to_dicts()]
     pictures = [fit.result.history(), fit.result.importance()] if fit.result else []
-    return show.stack([*pictures, show.table(rows, caption=f"Trials, best first; losses on {len(fit.valid_rows):,} rows that took no part in training; {fit.seconds:.1f} s on {fit.device}"),
+    return show.stack([*pictures, show.table(rows, caption=f"Trials, best first; {about}; {fit.seconds:.1f} s on {fit.device}"),
                        *([show.note(f"{len(fit.leaderboard) - limit} more trials were worse; all are in the run's study.")] if len(fit.leaderboard) > limit else [])])
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #873cc172
@@ -195,12 +197,14 @@ def model_note(
     fit: Fit,   # from `search`
 ) -> show.Html:
     "What the model consists of, how it compares with the best single one, and what else was measured of it."
-    v, parts = fit.versus, [f"{w:.0%} {m.family}" for m, w in zip(fit.predictor.members, fit.predictor.weights)]
+    v, chosen = fit.versus, fit.leaderboard.filter(pl.col("weight") > 0).sort("weight", descending=True).to_dicts()
+    folds = next((f", of {s.limit + 1} folds" for s in fit.steps if s.family == "folds"), "")
+    parts = [f"{r['weight']:.0%} {r['trial']}" + folds * (r["family"] == "network") for r in chosen]
     rows = f"{v['n']:,} rows" + (", which also chose the members, so this flatters the model" if v["chosen on these rows"] else " that had no part in the choice")
     more = f"The best single model, {v['single']}, loses {show.interval(v['difference'], v['low'], v['high'])} more on {rows}."
     if len(parts) == 1: more = f"Together others were not better than {v['single']} alone."
     measured = [f"{name} {show.number(value)}" for name, value in fit.metrics.items()]
-    return show.note(" ".join([f"The model: {', '.join(parts)}; {fit.predictor.calibration.describe()}.", more, *([f"Measured: {', '.join(measured)}."] if measured else []), *(f"{n}." for n in (*fit.notes, fit.ended) if n)]))
+    return show.note(" ".join([f"The model: {'; '.join(parts)}; {fit.predictor.calibration.describe()}.", more, *([f"Measured: {', '.join(measured)}."] if measured else []), *(f"{n}." for n in (*fit.notes, fit.ended) if n)]))
 
 # %% ../../nbs/api/7_jobs/04_steps.ipynb #db9d19f4
 def model_scores(

@@ -11,7 +11,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..model.population import Trained, plan_epochs, time_steps, train_population
+import numpy as np
+
+from ..model.population import Trained, grouped, plan_epochs, time_steps, train_population
 from ..model.stack import NetworkParams
 from ..model.trees import TREE_DEFAULTS, TreesMember, fit_trees
 from .data import TuningData
@@ -21,7 +23,7 @@ from .space import Choice, Space
 # %% ../../nbs/api/4_tune/03a_families.ipynb #20fdda4a
 FAMILIES = ("network", "trees", "linear")
 KINDS: dict[str, dict[str, Any]] = {   # of networks, and what sets them apart
-    "network": {"backbone": "layers"}, "members": {"backbone": "members"}, "residual": {"backbone": "residual"}, "periodic": {"backbone": "layers", "inputs": "periodic"}}
+    "network": {"backbone": "layers"}, "residual": {"backbone": "residual"}, "members": {"backbone": "members"}, "periodic": {"backbone": "layers", "inputs": "periodic"}}
 MOST_TREES = 100   # classes, labels or quantiles, each with a tree of its own in every round
 TURNS = ("network", "members", "network", "residual", "network", "periodic")   # the kinds of the populations of a budget that is a count
 
@@ -122,12 +124,13 @@ class Shares:
         floor: float = 0.15,    # of the time, kept for trees and for plain layers; half of that for the other kinds together
         memory: float = 0.7,    # what a step's gain counts for one step later
         hope: float = 2e-4,     # the gain, as a share of the loss, that is expected of a step before anything is known of it
+        each: bool = False,     # whether every kind is tried once, before any is tried again
     ):
         main = [k for k in kinds if k in ("network", "trees")]
         self.floor = {k: floor if k in main else 0.5 * floor / max(1, len(kinds) - len(main)) for k in kinds}
         self.start = {k: f + (1 - sum(self.floor.values())) * ((k in main) / len(main) if main else 1 / len(kinds)) for k, f in self.floor.items()}
         self.spent, self.gain, self.cost = ({k: 0.0 for k in kinds} for _ in range(3))
-        self.memory, self.hope = memory, hope
+        self.memory, self.hope, self.each = memory, hope, each
 
     def note(
         self,
@@ -155,7 +158,7 @@ class Shares:
         "The kinds, the one whose time lags most behind its share first."
         spent = {k: s + sum(t for b, t in busy if b == k) for k, s in self.spent.items()}
         shares, total = self.shares(), sum(spent.values())
-        return sorted(shares, key=lambda k: (spent[k] - shares[k] * total, -self.start[k]))
+        return sorted(shares, key=lambda k: (self.each and spent[k] > 0, spent[k] - shares[k] * total, -self.start[k]))
 
 # %% ../../nbs/api/4_tune/03a_families.ipynb #4e7ca7bb
 def _fixed(data: TuningData, kind: str) -> dict[str, Any]:
@@ -195,10 +198,14 @@ class Pace:
         device: str,        # of the networks
     ):
         epochs, size = plan_epochs(len(data.fit))
-        params = NetworkParams(**_fixed(data, kind) | {c.name: c.start for c in network_space(len(data.fit), kind, numbers=bool(data.encoding.parts["wholes"])).choices})
+        space, rng = network_space(len(data.fit), kind, numbers=bool(data.encoding.parts["wholes"]), labels=not data.quantity), np.random.default_rng(0)
+        made = lambda values: NetworkParams(**_fixed(data, kind) | values)
+        params = made({c.name: c.start for c in space.choices})
         steps = epochs * 0.6 * (len(data.fit) // (params.batch or size))     # rungs save two fifths
         one, eight = (steps * time_steps(data.fit, [params] * n, encoding=data.encoding, classes=len(data.task.classes), device=device, **data.aim) for n in (1, 8))
-        self.each = max((eight - one) / 7, eight / 50)
+        each = max((eight - one) / 7, eight / 50)
+        stacks = len(grouped([made({c.name: c.at(rng.random()) for c in space.choices}) for _ in range(8)], device))     # a stack has its cost, however few are in it
+        self.each = each + (stacks - 1) / 7 * max(one - each, 0.0)
         self.any, self.factor = max(one - self.each, 0.0), 1.0
 
     def seconds(
