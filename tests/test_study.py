@@ -14,12 +14,15 @@ import optuna
 import polars as pl
 import pytest
 from mlops_workbench.core.errors import InputError, NotFoundError, ParameterError
+from mlops_workbench.model.graph import Graph, to_onnx
+from mlops_workbench.model.policy import Policy
 from mlops_workbench.model.predictor import Predictor
 from mlops_workbench.model.task import Task
 from mlops_workbench.tune import search, study
 from mlops_workbench.tune.data import divide, tuning_data
 from mlops_workbench.tune.families import Step
 from mlops_workbench.tune.goals import Goals
+from mlops_workbench.tune.helper import Helper
 from mlops_workbench.tune.journal import open_storage
 from mlops_workbench.tune.leases import read_leases
 from mlops_workbench.tune.search import Plan, Search
@@ -277,6 +280,8 @@ def test_the_best_of_a_search_are_trained_in_folds_and_all_rows_choose(tmp_path)
     told = [Step(**s) for s in json.loads(json.dumps(fit.record()["steps"]))]
     for again in (fit_model(table(), task(), steps=told, device="cpu"), fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path)):
         np.testing.assert_array_equal(again.predictor.predict(table(50, 1)), fit.predictor.predict(table(50, 1)))
+    out = Graph(to_onnx(fit.predictor, Policy("threshold", threshold=0.5))).run(table(50, 1))
+    np.testing.assert_allclose(out["probability_good"].to_numpy(), fit.predictor.predict(table(50, 1)), atol=1e-5)
     for more, options in (({"split": "time:when"}, {}), ({}, {"ensemble": 1})):
         assert all(s.family == "trees" for s in fit_model(table(300), task(**more), trials=24, device="cpu", families=("trees",), **options).steps)
 
@@ -295,6 +300,19 @@ def test_a_search_interrupted_in_its_folds_ends_as_if_it_had_not_been(tmp_path):
     with pytest.raises(KeyboardInterrupt): fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path, progress=interrupt)
     resumed, whole = fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path), fit_model(table(), task(), trials=24, device="cpu")
     np.testing.assert_array_equal(resumed.predictor.predict(table(50, 1)), whole.predictor.predict(table(50, 1)))
+
+
+def test_trees_of_another_process_are_the_same_and_the_search_outlives_it():
+    def tried(helper):
+        found = Search(tuning_data(table(300), task()), families=["trees", "network"])
+        found.helper = helper
+        def kill(text):
+            if helper and text == "trees 3": helper._process.kill()
+        try: found.run(Plan(found, {"trees": [Step("trees", 1)] * 5, "network": [Step("network", 2)]}), say=kill)
+        finally: found.close()
+        return {k: found.data.loss(p) for k, p in found.answers.items()}
+    helper = Helper()
+    assert tried(helper) == tried(None) and helper._process.poll() is not None
 
 
 def test_rungs_reach_optuna(tmp_path):
@@ -328,8 +346,6 @@ def test_what_cannot_be_learned_is_refused():
 
 @pytest.mark.parametrize("framing", ["binary", "multiclass", "regression"])
 def test_the_graph_answers_as_the_predictor(framing):
-    from mlops_workbench.model.graph import Graph, to_onnx
-    from mlops_workbench.model.policy import Policy
     fit = fit_model(table(), task(framing), trials=6, device="cpu")
     members = [fit.singles[f].members[0] for f in ("network", "trees", "linear", "constant")]
     mixed = Predictor(fit.predictor.task, fit.predictor.features, members, [0.4, 0.3, 0.2, 0.1], fit.predictor.calibration)

@@ -181,7 +181,7 @@ def trials_table(
     "A line for each trial: its loss, its share in the model, how long it trained, what became of it and its parameters."
     known = ("trial", "family", "state", "loss", "loss_in_folds", "weight", "epochs", "rounds", "seconds", "reason")
     folds = "loss_in_folds" in fit.leaderboard.columns
-    about = "in folds, of the best, on all rows" if folds else f"losses on {len(fit.valid_rows):,} rows that took no part in training"
+    about = f"losses on rows that took no part in training, in folds on {len(fit.valid_rows):,}" if folds else f"losses on {len(fit.valid_rows):,} rows that took no part in training"
     def line(r: dict[str, Any]) -> dict[str, Any]:
         trained = f"{r['epochs']} epochs" if r.get("epochs") else f"{r['rounds']} rounds" if r.get("rounds") else ""
         set_to = ", ".join(f"{k} {show.number(v)}" for k, v in r.items() if k not in known and v is not None)

@@ -262,7 +262,6 @@ def fit_model(
         notes = [why] if "trees" in families and (why := without_trees(data)) else []
         if notes and not set(families) - {"trees"}: raise ParameterError(notes[0], where="families", remedy="add network or linear")
         search = Search(data, families=families, folder=Path(folder) if folder else None, goals=goals, sampler=sampler, seed=seed, device=place, store=store)
-        if timed and seconds >= HELPED and not data.apart and threads() > 1 and {"trees"} < set(search.kinds): search.helper = Helper()
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)   # a linear model alone leaves no study
             (Path(folder) / "task.json").write_text(task.to_json())
@@ -274,12 +273,13 @@ def fit_model(
         def say(text: str) -> None:
             if progress: progress(min(time.monotonic() - begun, seconds) if timed else search.finished(), total, text)
         try:
+            if timed and seconds >= HELPED and not data.apart and threads() > 1 and {"trees"} < set(search.kinds): search.helper = Helper()
             search.add("constant", fit_constant(data.fit, classes=len(task.classes), **data.aim))
             say("linear model")
             if "linear" in families: search.add("linear", fit_linear(data.fit, data.valid, n_categories=data.features.n_categories, classes=len(task.classes), **data.aim))
             end = begun + 0.92 * seconds - 0.5     # choosing and fitting again take their time
             few, folds = _bagged(search, ensemble) and has_folds(data), None
-            until = (begun + BEFORE_FOLDS * seconds if few else end) if timed else None
+            until = (min(end, begun + BEFORE_FOLDS * seconds) if few else end) if timed else None
             take = Clock(search, until, trials=trials, population=population, least_gain=least_gain) if until else Plan(search, plan)
             if search.kinds and len(places) > 1 and steps is None:
                 most = {k: sum(s.trials for s in many) for k, many in plan.items()} if not timed else {"": trials} if trials else {}
