@@ -199,7 +199,7 @@ def model_note(
     "What the model consists of, how it compares with the best single one, and what else was measured of it."
     v, chosen = fit.versus, fit.leaderboard.filter(pl.col("weight") > 0).sort("weight", descending=True).to_dicts()
     folds = next((f", of {s.limit + 1} folds" for s in fit.steps if s.family == "folds"), "")
-    parts = [f"{r['weight']:.0%} {r['trial']}" + folds * (r["family"] == "network") for r in chosen]
+    parts = [f"{r['weight']:.0%} {r['trial']}" + folds * (r["family"] in ("network", "trees")) for r in chosen]
     rows = f"{v['n']:,} rows" + (", which also chose the members, so this flatters the model" if v["chosen on these rows"] else " that had no part in the choice")
     more = f"The best single model, {v['single']}, loses {show.interval(v['difference'], v['low'], v['high'])} more on {rows}."
     if len(parts) == 1: more = f"Together others were not better than {v['single']} alone."

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from pathlib import Path
 from queue import Empty, Queue
-from threading import Lock, Thread
+from threading import Thread
 from typing import Any
 
 from ..model.trees import TreesMember
@@ -46,7 +46,7 @@ class Helper:
         self._process = subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, start_new_session=True, env=os.environ | {"PYTHONPATH": paths})
         self._said: Queue[str] = Queue()
         self._data: TuningData | None = None    # whose rows were written last
-        self._count, self._busy = 0, Lock()
+        self._count = 0
         Thread(target=self._listen, daemon=True).start()
 
     def _listen(self) -> None:
@@ -64,9 +64,8 @@ class Helper:
         workers: int = 1,          # threads
         until: float | None = None,   # `time.monotonic()` after which no further round begins
         pause: Callable[[], Any] = lambda: None,   # is called ten times a second; may raise
-    ) -> TreesMember | None:       # nothing when the process has died, or is at work for another thread
-        "The trees."
-        if not self._busy.acquire(blocking=False): return None
+    ) -> TreesMember | None:       # nothing when the process has died
+        "The trees; of one thread at a time."
         try:
             if data is not self._data:
                 self._count += 1
@@ -81,7 +80,6 @@ class Helper:
                     if (said := self._said.get(timeout=0.1)) == name: return TreesMember.load(self._rows, name)
                     if not said: return None
         except OSError: return None
-        finally: self._busy.release()
 
     @property
     def _rows(self) -> Path: return Path(self._folder.name) / f"rows{self._count}"

@@ -385,7 +385,7 @@ class Clock:
         return None
 
     def _left(self) -> float:
-        "Seconds that are left; trees are fitted once more at the end, for which the eighth part that is kept back anyway may be too little."
+        "Seconds that are left; trees are fitted once more at the end, for which the twelfth part that is kept back anyway may be too little."
         total = self.until - self.begun
         return self.until - time.monotonic() - max(0.0, 1.5 * self.tree - total / 12)
 
