@@ -11,7 +11,7 @@ from pathlib import Path
 
 from side_by_side import ROOT, Row, quality
 
-SMALL, LONG = ("digits", "diabetes", "interactions"), ("adult", "digits", "interactions")
+SMALL, LONG = ("digits", "diabetes", "interactions"), ("digits", "interactions", "adult")
 
 
 def main(file: Path) -> int:

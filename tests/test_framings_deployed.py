@@ -20,7 +20,8 @@ from mlops_workbench.core.runs import Runs, job_run
 from mlops_workbench.core.settings import AssessSettings, read_settings
 from mlops_workbench.deploy.bundle import load_bundle
 from mlops_workbench.deploy.score import read_predictions
-from mlops_workbench.jobs.steps import answers, cases, evidence, score, verdict, watch
+from mlops_workbench.jobs.answering import answers, score, watch
+from mlops_workbench.jobs.steps import cases, evidence, verdict
 from mlops_workbench.model.task import Task
 from mlops_workbench.ui.deciding import AssessPanel
 from mlops_workbench.ui.panels import Place

@@ -19,7 +19,8 @@ from mlops_workbench.core.errors import InputError, SettingsError
 from mlops_workbench.core.runs import Runs, job_run
 from mlops_workbench.core.settings import Settings, TaskSettings, read_settings, settings_text
 from mlops_workbench.deploy.bundle import load_bundle
-from mlops_workbench.jobs.steps import evidence, score, watch
+from mlops_workbench.jobs.answering import score, watch
+from mlops_workbench.jobs.steps import evidence
 from mlops_workbench.model.policy import Policy, usual_policy
 from mlops_workbench.model.task import Task, frame_task
 

@@ -30,6 +30,7 @@ from open_data_contract_standard.model import (
 )
 
 from ..core.errors import InputError, nearest
+from ..core.light import light
 from ..core.show import table
 
 # %% ../../nbs/api/1_data/01_contract.ipynb #a2e29701
@@ -257,7 +258,7 @@ def is_key(
 # %% ../../nbs/api/1_data/01_contract.ipynb #3ef316dc
 @cache
 def _validator() -> Any:
-    import jsonschema
+    with light(): import jsonschema
     text = (importlib.resources.files("open_data_contract_standard") / "schema.json").read_text(encoding="utf-8")
     return jsonschema.Draft201909Validator(json.loads(text))
 

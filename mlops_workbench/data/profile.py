@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['Sentinel', 'find_sentinels', 'replace_sentinels', 'is_prose', 'id_like', 'Leak', 'find_leaks', 'spells_out',
-           'profile']
+           'profile', 'columns_table']
 
 # %% ../../nbs/api/1_data/03_profile.ipynb #cfa61657
 import math
@@ -18,7 +18,7 @@ import numpy as np
 import polars as pl
 
 from ..core.errors import InputError, nearest
-from ..core.show import exact
+from ..core.show import Html, exact, number, table
 from .contract import is_key, logical_type
 
 # %% ../../nbs/api/1_data/03_profile.ipynb #b90277f1
@@ -293,3 +293,18 @@ def profile(
              "min": pl.String, "max": pl.String,
              "mean": pl.Float64, "most_frequent": pl.String, "share": pl.Float64, "note": pl.String}
     return pl.DataFrame(lines, schema=names, orient="row")
+
+# %% ../../nbs/api/1_data/03_profile.ipynb #8ddd63ff
+def columns_table(
+    frame: pl.DataFrame,   # any
+    *,
+    name: str,             # of what it is, such as loans@2
+) -> Html:
+    "A line for each column: type, missing and different values, range, mean, most frequent value, and what is odd about it."
+    def short(x: Any) -> str:
+        try: value = float(x) if x is not None else float("nan")
+        except ValueError: return str(x)[:24]
+        return "" if math.isnan(value) else exact(value) if value == round(value, 3) else number(value)
+    rows = [{"column": r["column"], "type": r["type"], "missing": r["missing"], "different": r["distinct"], "lowest": short(r["min"]), "highest": short(r["max"]), "mean": r["mean"],
+             "most frequent": f"{short(r['most_frequent'])} ({r['share']:.0%})" if r["share"] else "", "note": r["note"]} for r in profile(frame).to_dicts()]
+    return table(rows, caption=f"{name}: {frame.width:,} columns, {frame.height:,} rows", limit=500)
