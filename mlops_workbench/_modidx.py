@@ -2629,6 +2629,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                                 'mlops_workbench/jobs/forked.py'),
                                              'mlops_workbench.jobs.forked._alive': ( 'api/7_jobs/forked.html#_alive',
                                                                                      'mlops_workbench/jobs/forked.py'),
+                                             'mlops_workbench.jobs.forked._started': ( 'api/7_jobs/forked.html#_started',
+                                                                                       'mlops_workbench/jobs/forked.py'),
                                              'mlops_workbench.jobs.forked.cpu_seconds': ( 'api/7_jobs/forked.html#cpu_seconds',
                                                                                           'mlops_workbench/jobs/forked.py'),
                                              'mlops_workbench.jobs.forked.fork_kernel': ( 'api/7_jobs/forked.html#fork_kernel',

@@ -25,7 +25,7 @@ jupyter nbconvert --log-level=ERROR --to notebook --ClearOutputPreprocessor.enab
 MLW_STORE="$work/store" MLW_ROOT="$PWD" MLW_TUNE_TRIALS=8 pytest -q -p no:xdist --nbval-lax --nbval-cell-timeout=600 "${jobs[@]}" "$work"/tutorials/*.ipynb --junitxml="$work/nbval.xml"
 
 step "what spans notebooks"
-pytest -q tests --ignore=tests/test_export.py -n 2 --dist loadfile --no-loadscope-reorder --durations=12 --junitxml="$work/tests.xml"
+pytest -q tests --ignore=tests/test_export.py -n 2 --dist loadfile --no-loadscope-reorder --durations=30 --junitxml="$work/tests.xml"
 
 python - "$work" "$notebooks" <<'EOF'
 import sys, xml.etree.ElementTree as xml

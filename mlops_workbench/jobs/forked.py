@@ -138,6 +138,22 @@ class ReadyClient(AsyncKernelClient):
     wait_for_ready = _async_wait_for_ready
 
 # %% ../../nbs/api/7_jobs/00e_forked.ipynb #25d18437
+_START = """
+import sys
+own = sys.path.pop(0)   # the working folder, whose files are not to be taken for these modules
+import runpy
+try: from mlops_workbench.jobs.resident import conclude
+except ImportError: conclude = lambda work: work()
+sys.path.insert(0, own)
+conclude(lambda: runpy.run_module("ipykernel_launcher", run_name="__main__", alter_sys=True) and None)
+"""
+
+def _started(cmd: list[str]) -> list[str]:
+    "That command so that the kernel concludes as a forked one does."
+    if not _OURS.fullmatch("\0".join(cmd[1:])) or os.path.realpath(cmd[0]) != os.path.realpath(sys.executable): return cmd
+    at = cmd.index("ipykernel_launcher")
+    return [*cmd[: at - 1], "-c", _START, *cmd[at + 1 :]]
+
 class ForkingProvisioner(LocalProvisioner):
     "Launches the kernel by a fork where it can."
     async def launch_kernel(self, cmd: list[str], **kwargs: Any) -> Any:
@@ -145,7 +161,7 @@ class ForkingProvisioner(LocalProvisioner):
         known = {"env", "cwd", "stdout", "stderr"}
         options = LocalProvisioner._scrub_kwargs(kwargs)
         forked = fork_kernel(cmd, **options) if set(options) <= known else None
-        if forked is None: return await super().launch_kernel(cmd, **kwargs)
+        if forked is None: return await super().launch_kernel(_started(cmd), **kwargs)
         self.process, self.pid, self.pgid, self.cwd = forked, forked.pid, forked.pid, kwargs.get("cwd", Path.cwd())   # type: ignore[assignment]
         return self.connection_info
 

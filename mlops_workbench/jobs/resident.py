@@ -294,9 +294,11 @@ def conclude(
     atexit._run_exitfuncs()      # type: ignore[attr-defined]
     sys.modules["__main__"].__dict__.clear()
     gc.collect()
+    kinds: dict[type, bool] = {}     # there are hundreds of thousands of objects, and to ask each is slow
     for thing in [*gc.get_objects(), sys.__stdout__, sys.__stderr__]:
         with suppress(Exception):
-            if isinstance(thing, io.IOBase) and thing.writable(): thing.flush()
+            if (kind := type(thing)) not in kinds: kinds[kind] = issubclass(kind, io.IOBase)
+            if kinds[kind] and thing.writable(): thing.flush()
     if answer == -signal.SIGINT:
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         os.kill(os.getpid(), signal.SIGINT)
