@@ -1,5 +1,6 @@
 "The house: a module imports only from the floors below it, and importing the package loads nothing heavy."
 import ast
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -48,4 +49,12 @@ def test_an_import_upward_would_be_seen(tmp_path, monkeypatch):
 @pytest.mark.parametrize("statement", ["import mlops_workbench", *(f"import mlops_workbench.core.{m}" for m in ("errors", "settings", "secrets", "store", "runs", "show")), "import mlops_workbench.jobs.parameters"])
 def test_importing_loads_nothing_heavy(statement):
     code = f"{statement}, sys\nprint([m for m in {HEAVY} if m in sys.modules])"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("job", ["ingest", "validate", "score", "monitor"])
+def test_a_job_that_trains_nothing_loads_nothing_that_trains(job):
+    cells = json.loads((PACKAGE.parent / "nbs" / "jobs" / f"{job}.ipynb").read_text())["cells"]
+    imports = [line for c in cells if c["cell_type"] == "code" for line in "".join(c["source"]).splitlines() if line.startswith(("from ", "import "))]
+    code = "\n".join([*imports, "import sys", "print([m for m in ('torch', 'sklearn', 'lightgbm', 'pandas', 'shap') if m in sys.modules])"])
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip() == "[]"

@@ -1,5 +1,6 @@
 "The search as a whole: framings, odd tables, interruption and resumption, and the graph of what it finds."
 import json
+import math
 import os
 import random
 import shutil
@@ -303,16 +304,17 @@ def test_a_search_interrupted_in_its_folds_ends_as_if_it_had_not_been(tmp_path):
 
 
 def test_trees_of_another_process_are_the_same_and_the_search_outlives_it():
-    def tried(helper):
+    def tried(helper, since=math.inf):
         found = Search(tuning_data(table(300), task()), families=["trees", "network"])
-        found.helper = helper
+        found.helper, found.helped = helper, since
         def kill(text):
             if helper and text == "trees 3": helper._process.kill()
         try: found.run(Plan(found, {"trees": [Step("trees", 1)] * 5, "network": [Step("network", 2)]}), say=kill)
         finally: found.close()
+        if since < math.inf: assert found.helper is not None
         return {k: found.data.loss(p) for k, p in found.answers.items()}
     helper = Helper()
-    assert tried(helper) == tried(None) and helper._process.poll() is not None
+    assert tried(helper) == tried(None) == tried(None, since=0.0) and helper._process.poll() is not None
 
 
 def test_rungs_reach_optuna(tmp_path):

@@ -70,6 +70,7 @@ class Search:
         self.trained: list[Step] = []
         self.best = math.inf      # the lowest validation loss so far
         self.helper: Helper | None = None   # trains the trees, if there is one
+        self.helped = math.inf    # `time.monotonic()` from which on there is one
         self.report: Callable[[float, float], Any] = lambda trials, loss: None   # is called with the trials done, rungs as parts of them, and that loss
         self._lock, self._stop, self._partly = threading.RLock(), threading.Event(), {}
         self.load()
@@ -155,6 +156,7 @@ class Search:
     ) -> TreesMember:
         "Boosted trees, by the helper or in this thread."
         seed, late = self.draw(key), lambda: self._stop.is_set() or (until is not None and time.monotonic() > until)
+        if self.helper is None and time.monotonic() > self.helped: self.helper = Helper()
         found = self.helper.train(data, params, seed, rounds=rounds, workers=workers, until=until, pause=self.pause) if self.helper else None
         found = found or train_trees(data, params, seed, rounds=rounds, workers=workers, stop=late)
         self.pause()

@@ -37,7 +37,6 @@ from .ensemble import select_bagged, select_ensemble
 from .families import FAMILIES, Step, plan_steps, tree_threads, without_trees
 from .folds import FOLDS, Folds, best_of, has_folds, joined, train_folds
 from .goals import Goals
-from .helper import Helper
 from .objective import lies_in
 from .results import STATES, Result
 from .samplers import quiet_optuna
@@ -185,7 +184,7 @@ def _checked(families: Sequence[str], trials: int, seconds: float, steps: Sequen
 
 BEFORE_FOLDS = 0.5   # of the seconds, where the best are trained in folds afterwards
 FEW = 24             # trials that are over, from which on they are
-HELPED = 30          # seconds from which on another process trains the trees of a small table: it takes some to start
+HELPED = 30          # seconds of a search of a small table for which another process trains the trees from the first, since it takes some to start; where only trials are counted, from half of them on
 
 def _in_folds(search: Search, until: float) -> Step | None:
     "Whom to train in folds: one of eight, at most 12; as many as the time allows."
@@ -273,7 +272,7 @@ def fit_model(
         def say(text: str) -> None:
             if progress: progress(min(time.monotonic() - begun, seconds) if timed else search.finished(), total, text)
         try:
-            if timed and seconds >= HELPED and not data.apart and threads() > 1 and {"trees"} < set(search.kinds): search.helper = Helper()
+            if not data.apart and threads() > 1 and {"trees"} < set(search.kinds) and (not timed or seconds >= HELPED): search.helped = begun + (0 if timed else HELPED / 2)
             search.add("constant", fit_constant(data.fit, classes=len(task.classes), **data.aim))
             say("linear model")
             if "linear" in families: search.add("linear", fit_linear(data.fit, data.valid, n_categories=data.features.n_categories, classes=len(task.classes), **data.aim))
