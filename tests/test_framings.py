@@ -1,8 +1,5 @@
 "Every framing through the whole path: search, ensemble, calibration, graph; and what a user may get wrong."
 import dataclasses
-import os
-import subprocess
-import sys
 
 import numpy as np
 import polars as pl
@@ -17,6 +14,8 @@ from mlops_workbench.model.policy import usual_policy
 from mlops_workbench.model.predictor import Predictor
 from mlops_workbench.model.task import Task, frame_task, split_rows
 from mlops_workbench.tune.study import cross_fit, fit_model, score_table
+
+from .command import mlw
 
 
 def table(n: int = 500, seed: int = 0) -> pl.DataFrame:
@@ -194,14 +193,9 @@ RUN = {"median": "target = quantity\nloss = absolute_error", "weights": "target 
 
 
 @pytest.mark.parametrize("name", RUN)
-def test_tune_and_assess_take_it(name, tmp_path):
+def test_tune_and_assess_take_it(name, tmp_path, warm):
     table(300).drop("signs").write_csv(tmp_path / "rows.csv")
     used = {"weights": ["good"]}.get(name, ["quantity"])
     (tmp_path / "settings.ini").write_text(f"[project]\nname = demo\n[data]\nsource = rows.csv\n[task]\n{RUN[name]}\nfolds = 2\nexclude = {', '.join(c for c in TARGETS if c not in (*used, 'signs'))}\n"
                                            "[tune]\ntrials = 2\nfamilies = linear, trees\n[assess]\nbootstrap = 100\nexplain_rows = 10\n[wandb]\nmode = disabled\n")
-    def mlw(*args):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")}
-        return subprocess.run([sys.executable, "-c", "import sys; from mlops_workbench.ui.cli import main; sys.exit(main())", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
-    for job in ("ingest", "tune", "assess"):
-        done = mlw("run", job)
-        assert done.returncode == 0, (done.stdout, done.stderr)
+    for job in ("ingest", "tune", "assess"): mlw("run", job, cwd=tmp_path)

@@ -1,10 +1,7 @@
 "Several labels, a tree of classes and quantiles through the whole house: from a CSV to an endpoint's answers and what is watched of them."
 
 import json
-import os
 import re
-import subprocess
-import sys
 import urllib.request
 
 import numpy as np
@@ -21,7 +18,7 @@ from mlops_workbench.core.settings import AssessSettings, read_settings
 from mlops_workbench.deploy.bundle import load_bundle
 from mlops_workbench.deploy.score import read_predictions
 from mlops_workbench.jobs.answering import answers, score, watch
-from mlops_workbench.jobs.steps import cases, evidence, verdict
+from mlops_workbench.jobs.assess_steps import cases, evidence, verdict
 from mlops_workbench.model.task import Task
 from mlops_workbench.ui.deciding import AssessPanel
 from mlops_workbench.ui.panels import Place
@@ -30,6 +27,8 @@ from sklearn import metrics as sk
 
 pytest.importorskip("starlette")
 from mlops_workbench.deploy.endpoint import example_request, serving  # noqa: E402
+
+from .command import mlw, without_settings  # noqa: E402
 
 GIVEN = {"labels": dict(target="late, ill"), "levels": dict(levels=["kind", "sort"]), "quantiles": dict(target="spent", quantiles=[0.1, 0.5, 0.9])}
 KEPT = {"labels": ["late", "ill"], "levels": ["kind", "sort"], "quantiles": ["spent"]}
@@ -46,20 +45,13 @@ def shop(rows: int = 400, seed: int = 0) -> pl.DataFrame:
                          "kind": kind, "sort": leaf, "spent": (100 + 30 * z + rng.normal(0, 15, rows)).round(2)})
 
 
-def mlw(*args, cwd):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")}
-    done = subprocess.run([sys.executable, "-c", "import sys; from mlops_workbench.ui.cli import main; sys.exit(main())", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
-    assert done.returncode == 0, (done.stdout[-3000:], done.stderr[-3000:])
-    return done.stdout
-
-
 @pytest.fixture(scope="module", params=GIVEN)
-def project(request, tmp_path_factory):
+def project(request, tmp_path_factory, warm):
     "A project made by `mlw new`, its pipeline run up to the champion."
     name, folder = request.param, tmp_path_factory.mktemp(request.param)
     shop().select("age", "visits", "sex", *KEPT[name]).write_csv(folder / "shop.csv")
     options = [part for key, value in GIVEN[name].items() for part in (f"--{key}", value if isinstance(value, str) else ",".join(map(str, value)))]
-    said = mlw("new", "shop", "--data", "shop.csv", "--sensitive", "sex", *options, cwd=folder)
+    said = mlw("new", "shop", "--data", "shop.csv", "--sensitive", "sex", *options, cwd=folder).stdout
     assert {"labels": "multilabel", "levels": "hierarchical", "quantiles": "by the quantiles 0.1,0.5,0.9"}[name] in said
     root = folder / "shop"
     text = (root / "settings.ini").read_text()
@@ -67,7 +59,7 @@ def project(request, tmp_path_factory):
     (root / "settings.ini").write_text(re.sub(r"^mode = offline$", "mode = disabled", text, flags=re.M))
     mlw("run", "pipeline", "-p", 'steps=["ingest", "tune", "assess", "deploy"]', cwd=root)
     with pytest.MonkeyPatch.context() as patch:
-        for key in [k for k in os.environ if k.startswith("MLW_") and k != "MLW_TEST_DATA"]: patch.delenv(key)
+        without_settings(patch)
         patch.setenv("MLW_ROOT", str(root))
         patch.setenv("MLW_STORE", str(root / "store"))
         yield name, root

@@ -1,9 +1,6 @@
 "Gates on one class or one label, from the settings to the answer: the numbers are scikit-learn's, and a slip is told before work is spent on it."
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import polars as pl
@@ -15,6 +12,8 @@ from mlops_workbench.assess.metrics import wilson
 from mlops_workbench.core.errors import SettingsError
 from mlops_workbench.model.policy import usual_policy
 from mlops_workbench.model.task import Task
+
+from .command import mlw
 
 WARDS = ("routine", "urgent", ">50K (a, b)")
 
@@ -98,22 +97,19 @@ SETTINGS = ("[project]\nname = wards\n[data]\nsource = rows.csv\n[task]\ntarget 
             "[tune]\ntrials = 2\nfamilies = linear, trees\n[assess]\nbootstrap = 100\nexplain_rows = 10\n[wandb]\nmode = disabled\n")
 
 
-def test_a_slip_in_a_gate_ends_before_the_search_and_one_in_explain_is_the_users(tmp_path) -> None:
+def test_a_slip_in_a_gate_ends_before_the_search_and_one_in_explain_is_the_users(tmp_path, warm) -> None:
     rng = np.random.default_rng(4)
     ward = rng.choice(3, 300)
     pl.DataFrame({"x": ward + 0.4 * rng.normal(size=300), "z": rng.normal(size=300), "ward": np.array(["routine", "urgent", "home"])[ward]}).write_csv(tmp_path / "rows.csv")
-    def mlw(*args):
-        env = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")}
-        return subprocess.run([sys.executable, "-c", "import sys; from mlops_workbench.ui.cli import main; sys.exit(main())", *args], cwd=tmp_path, env=env, capture_output=True, text=True)
     def runs(): return sorted((json.loads(p.read_text()) for p in (tmp_path / "store" / "runs").glob("*/run.json")), key=lambda r: r["started"] or "")
     (tmp_path / "settings.ini").write_text(SETTINGS.format("urgetn"))
-    assert mlw("run", "ingest").returncode == 0
-    done = mlw("run", "tune")
+    mlw("run", "ingest", cwd=tmp_path)
+    done = mlw("run", "tune", cwd=tmp_path, fails=True)
     assert done.returncode == 2 and "there is no class 'urgetn'" in done.stdout + done.stderr and "did you mean 'urgent'?" in done.stdout + done.stderr
     assert not list((tmp_path / "store").rglob("journal.log")), "no trial was begun"
     (tmp_path / "settings.ini").write_text(SETTINGS.format("urgent"))
-    for job in ("tune", "assess"): assert (done := mlw("run", job)).returncode == 0, (done.stdout, done.stderr)
+    for job in ("tune", "assess"): mlw("run", job, cwd=tmp_path)
     found = json.loads((tmp_path / "store" / "runs" / runs()[-1]["id"] / "assessment.json").read_text())
     assert found["gates"][0]["rule"] == "recall(class:urgent) >= 0.01, block" and found["gates"][0]["answer"] == "pass"
-    done, last = mlw("run", "assess", "-p", "explain=17, 100000"), runs()[-1]
+    done, last = mlw("run", "assess", "-p", "explain=17, 100000", cwd=tmp_path, fails=True), runs()[-1]
     assert done.returncode == 2 and "'100000' is no row" in done.stdout + done.stderr and (last["job"], last["status"], last["reason"]) == ("assess", "failed", "data"), (done.stdout, done.stderr)

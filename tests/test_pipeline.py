@@ -1,7 +1,6 @@
 "Jobs side by side where they do not need each other, and a pipeline that is repaired."
 
 import json
-import os
 import subprocess
 import sys
 import threading
@@ -19,6 +18,7 @@ from mlops_workbench.jobs.execute import run_job
 from mlops_workbench.jobs.pipeline import STEPS, plan_steps, repair_pipeline, run_pipeline
 
 from .waiting import wait_for
+from .command import without_settings
 
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
 
@@ -26,7 +26,7 @@ KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language
 @pytest.fixture(autouse=True)
 def outside(tmp_path, monkeypatch):
     "No project and no run around the tests."
-    for name in [n for n in os.environ if n.startswith("MLW_") and n != "MLW_TEST_DATA"]: monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(execute, "package_hash", lambda: "as installed")   # whatever is edited meanwhile
     monkeypatch.setenv("MLW_RUN_WARM", "off")

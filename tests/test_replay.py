@@ -1,7 +1,6 @@
 "Replays and comparisons of runs, on real kernels."
 
 import json
-import os
 import re
 import signal
 import subprocess
@@ -20,12 +19,14 @@ from mlops_workbench.jobs.compare import Words, diff, outputs
 from mlops_workbench.jobs.execute import run_job
 from mlops_workbench.jobs.replay import replay
 
+from .command import without_settings
+
 OPEN = "from mlops_workbench.core.runs import job_run\nrun = job_run('x')\n"
 
 
 @pytest.fixture(autouse=True)
 def alone(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith("MLW_") and n != "MLW_TEST_DATA"]: monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
 
 

@@ -1,6 +1,5 @@
 "Every shipped job, resumed at every section, shows and keeps what it does when it runs whole."
 import json
-import os
 import re
 from pathlib import Path
 
@@ -10,14 +9,15 @@ import pytest
 from mlops_workbench.jobs.execute import run_job
 
 from .test_resume import UpTo, notebook
+from .command import without_settings
 
 pytestmark = pytest.mark.long
 
 
 @pytest.fixture
-def project(tmp_path, monkeypatch):
+def project(tmp_path, monkeypatch, warm):
     "The demo's project, tiny, in an empty folder; an unchanged job runs again, and is resumed where `UpTo.limit` says."
-    for name in [n for n in os.environ if n.startswith("MLW_") and n != "MLW_TEST_DATA"]: monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     text = (Path(__file__).parent.parent / "settings.ini").read_text()
     for key, value in {"trials": 2, "families": "linear, trees", "bootstrap": 100, "explain_rows": 12, "folds": 2, "mode": "disabled", "jobs": "jobs", "ensemble": 2}.items():
         text = re.sub(rf"(?m)^{key} =.*$", f"{key} = {value}", text)

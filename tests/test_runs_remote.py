@@ -7,6 +7,8 @@ import sys
 import nbformat
 import pytest
 
+from .command import without_settings
+
 BUCKET = """
 import os
 from fsspec import register_implementation
@@ -39,7 +41,7 @@ assert (Runs("bucket://store").folder(one["id"]) / "notebook.ipynb").exists()
 
 @pytest.fixture
 def bucket(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith("MLW_") and n != "MLW_TEST_DATA"]: monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     (tmp_path / "site").mkdir()
     (tmp_path / "site" / "sitecustomize.py").write_text(BUCKET)
     monkeypatch.setenv("PYTHONPATH", os.pathsep.join([str(tmp_path / "site"), os.environ.get("PYTHONPATH", "")]))

@@ -2,7 +2,6 @@
 
 import itertools
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -19,6 +18,7 @@ from mlops_workbench.jobs.execute import run_job
 from mlops_workbench.jobs.pipeline import run_pipeline
 
 from .waiting import wait_for
+from .command import without_settings
 
 RUNNER = """
 import json, sys
@@ -34,7 +34,7 @@ sys.exit(exit_status(record))
 @pytest.fixture(autouse=True)
 def outside(tmp_path, monkeypatch):
     "No project and no run around the tests."
-    for name in [n for n in os.environ if n.startswith("MLW_") and n != "MLW_TEST_DATA"]: monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("mlops_workbench.jobs.execute.package_hash", lambda: "as installed")   # whatever is edited meanwhile
 

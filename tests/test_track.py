@@ -20,6 +20,8 @@ from mlops_workbench.core.store import Store
 from mlops_workbench.core.track import make_missing, mirror_state, payload, start_mirror, sync, wait_for_mirrors
 from mlops_workbench.jobs.execute import run_job
 
+from .command import without_settings
+
 RECORD = {"id": "20261121-093005-tune-00ya", "job": "tune", "status": "succeeded", "parameters": {"trials": 4}, "inputs": [], "outputs": [], "metrics": {"loss": 0.3}}
 
 FAKE = '''
@@ -62,7 +64,7 @@ OPEN = "from mlops_workbench.core.runs import job_run\nrun = job_run('x')\n"
 
 @pytest.fixture
 def project(tmp_path, monkeypatch):
-    for name in [n for n in os.environ if n.startswith("MLW_") and n != "MLW_TEST_DATA"]: monkeypatch.delenv(name)
+    without_settings(monkeypatch)
     (tmp_path / "settings.ini").write_text(PROJECT.format("offline"))
     (tmp_path / "jobs").mkdir()
     monkeypatch.chdir(tmp_path)

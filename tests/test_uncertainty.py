@@ -329,7 +329,7 @@ def test_the_endpoint_asks_the_other_model_and_follows_its_promotions(tmp_path):
 
 def test_a_model_that_cannot_answer_is_told_before_it_is_needed(tmp_path):
     "Not in the registry, of another target, with other columns: one error, when the bundle is loaded, assessed or deployed."
-    from mlops_workbench.jobs.steps import _answering
+    from mlops_workbench.jobs.assess_steps import _answering
     deploy(tmp_path, leaving_to("expert@champion"))
     with pytest.raises(NotFoundError, match="rows are left to 'expert@champion': no model 'expert'"): load_bundle(tmp_path, "loans")
     with pytest.raises(NotFoundError, match="abstain_to"): with_second(tmp_path, leaving_to("expert@champion"))

@@ -1,9 +1,6 @@
 "What decisions are worth, from the settings to the report: amounts and a capacity, the champion in the ladder, the learning curve, and two reports side by side."
 import json
-import os
 import re
-import subprocess
-import sys
 
 import numpy as np
 import polars as pl
@@ -19,6 +16,8 @@ from mlops_workbench.model.features import Features
 from mlops_workbench.model.network import Labelled
 from mlops_workbench.model.policy import Policy
 from mlops_workbench.model.task import Task, amounts_of, frame_task
+
+from .command import mlw
 
 VALUE = {"tp": 3.0, "fp": -2.0, "fn": -0.5, "tn": 0.0}
 
@@ -140,13 +139,6 @@ def rows(n=700, seed=0):
     return pl.DataFrame({"a": a.round(4), "b": b.round(4), "sum": rng.lognormal(3, 1, n).round(1), "town": rng.choice(["n<orth", "south"], n), "good": np.where(good, "yes", "no")})
 
 
-def mlw(folder, *args, fails=False):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")}
-    done = subprocess.run([sys.executable, "-c", "import sys; from mlops_workbench.ui.cli import main; sys.exit(main())", *args], cwd=folder, env=env, capture_output=True, text=True)
-    assert fails or done.returncode == 0, (done.stdout, done.stderr)
-    return done
-
-
 def settings(folder, task="", gates="better = gain(champion) >= -1000, block\n", families="linear"):
     (folder / "settings.ini").write_text(f"[project]\nname = demo\n[data]\nsource = rows.csv\n[task]\ntarget = good\nsensitive = town\nfolds = 2\n{task}[tune]\ntrials = 2\nfamilies = {families}\n"
                                          f"[assess]\nbootstrap = 200\nexplain_rows = 10\n[gates]\n{gates}[wandb]\nmode = disabled\n")
@@ -157,17 +149,17 @@ def assessed(folder): return json.loads((latest(folder, "assess") / "assessment.
 
 
 @pytest.fixture(scope="module")
-def deployed(tmp_path_factory):
+def deployed(tmp_path_factory, warm):
     "A project whose first model is champion, and whose second one is assessed."
     folder = tmp_path_factory.mktemp("project")
     rows().write_csv(folder / "rows.csv")
     settings(folder)
-    for job in ("ingest", "tune", "assess", "deploy"): mlw(folder, "run", job)
+    for job in ("ingest", "tune", "assess", "deploy"): mlw("run", job, cwd=folder)
     first = assessed(folder)
     assert first["champion"] is None and first["gates"] == [] and "no other model is champion" in " ".join(first["notes"])
     pl.concat([rows(), rows(100, seed=1)]).write_csv(folder / "rows.csv")
     settings(folder, "exclude = b\namount = sum\ncapacity = 100 per 400\n")
-    for job in ("ingest", "tune", "assess"): mlw(folder, "run", job)
+    for job in ("ingest", "tune", "assess"): mlw("run", job, cwd=folder)
     return folder
 
 
@@ -204,7 +196,7 @@ def test_a_champion_that_cannot_answer_is_said_and_leaves_a_blocking_gate_undeci
     shutil.copytree(deployed, folder)
     pl.read_csv(folder / "rows.csv").drop("b").write_csv(folder / "rows.csv")
     settings(folder)
-    for job in ("ingest", "tune", "assess"): mlw(folder, "run", job)
+    for job in ("ingest", "tune", "assess"): mlw("run", job, cwd=folder)
     found = assessed(folder)
     assert found["gates"][0]["answer"] == "undecided" and found["held_back"] == ["better"]
     assert any("the champion demo@1 cannot answer these rows: missing column 'b'" in n for n in found["notes"])
@@ -215,24 +207,24 @@ def test_a_bad_amount_stops_the_search_before_it_begins(deployed, tmp_path):
     folder = tmp_path / "copy"
     shutil.copytree(deployed, folder)
     settings(folder, "amount = sum - 20\n")
-    done = mlw(folder, "run", "tune", fails=True)
+    done = mlw("run", "tune", cwd=folder, fails=True)
     assert done.returncode == 2 and "missing, negative or infinite" in done.stdout + done.stderr, (done.returncode, done.stdout, done.stderr)
 
 
 def test_two_assessments_are_one_page_that_stands_alone(deployed, tmp_path):
     runs = [p.name for p in sorted((deployed / "store" / "runs").glob("*-assess-*"))]
     settings(deployed, "exclude = a\n")
-    for job in ("tune", "assess"): mlw(deployed, "run", job)
+    for job in ("tune", "assess"): mlw("run", job, cwd=deployed)
     last = latest(deployed, "assess").name
     page = tmp_path / "out.html"
-    mlw(deployed, "diff", runs[1], last, "--html", str(page))
+    mlw("diff", runs[1], last, "--html", str(page), cwd=deployed)
     text = page.read_text()
     for said in ("Verdicts", "Gates", "Metrics and value, with intervals", "By town", "What the answers rest on", "the same, paired", "On the same 800 rows", "n&lt;orth"): assert said in text, said
     assert "n<orth" not in text and not re.search(r"(src|href)=[\"'](?!data:|#)", text) and "<script" not in text and '<html lang="en">' in text and "Content-Security-Policy" in text
     assert all(re.search(r'alt="[^"]+"', i) for i in re.findall(r"<img[^>]*>", text)) and "<img" in text
-    told = json.loads(mlw(deployed, "diff", runs[0], last, "--json").stdout)["assessments"]
+    told = json.loads(mlw("diff", runs[0], last, "--json", cwd=deployed).stdout)["assessments"]
     assert told["paired"] == {} and "as if the rows were others" in told["sentence"]
-    told = json.loads(mlw(deployed, "diff", runs[1], last, "--json").stdout)["assessments"]
+    told = json.loads(mlw("diff", runs[1], last, "--json", cwd=deployed).stdout)["assessments"]
     frames = [pl.read_parquet(deployed / "store" / "runs" / r / "decisions.parquet") for r in (runs[1], last)]
     def loss(f): return -np.log(np.where(f["label"] == 1, f["score"], 1 - f["score"])).mean()
     assert told["paired"]["loss"]["value"] == pytest.approx(loss(frames[1]) - loss(frames[0]), abs=1e-9)

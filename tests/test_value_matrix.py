@@ -2,8 +2,6 @@
 import json
 import os
 import re
-import subprocess
-import sys
 import urllib.request
 from dataclasses import replace
 
@@ -20,12 +18,14 @@ from mlops_workbench.core.runs import Runs, job_run
 from mlops_workbench.core.settings import Settings, TaskSettings, read_settings, settings_text
 from mlops_workbench.deploy.bundle import load_bundle
 from mlops_workbench.jobs.answering import score, watch
-from mlops_workbench.jobs.steps import evidence
+from mlops_workbench.jobs.assess_steps import evidence
 from mlops_workbench.model.policy import Policy, usual_policy
 from mlops_workbench.model.task import Task, frame_task
 
 pytest.importorskip("starlette")
 from mlops_workbench.deploy.endpoint import serving  # noqa: E402
+
+from .command import mlw, without_settings  # noqa: E402
 
 SORTS = ("setosa", "versicolor: wild, blue", 'virginica = "2"')
 VALUES = np.array([[0, -1, -1], [-1, 0, -1], [-2, -20, 1.0]])   # whoever takes the third sort for the second loses 20
@@ -43,13 +43,6 @@ def flowers(seed=0):
     return wide.with_columns(gardener=pl.when(pl.Series(rng.random(150) < 0.6)).then("sort").otherwise(pl.lit(SORTS[1])))
 
 
-def mlw(*args, cwd, fails=False):
-    env = {k: v for k, v in os.environ.items() if not k.startswith("MLW_")}
-    done = subprocess.run([sys.executable, "-c", "import sys; from mlops_workbench.ui.cli import main; sys.exit(main())", *map(str, args)], cwd=cwd, env=env, capture_output=True, text=True)
-    assert fails or done.returncode == 0, (done.stdout[-3000:], done.stderr[-3000:])
-    return done
-
-
 def settings(root, *, matrix=MATRIX, gates="worth = value >= -5, block\nbeats = gain >= -1\n", **changed):
     text = (root / "settings.ini").read_text()
     changed = {"trials": "3", "families": "linear, trees", "bootstrap": "300", "explain_rows": "20", "folds": "3", "status_quo": "gardener", "mode": "disabled"} | changed
@@ -59,7 +52,7 @@ def settings(root, *, matrix=MATRIX, gates="worth = value >= -5, block\nbeats = 
 
 
 @pytest.fixture(scope="module")
-def project(tmp_path_factory):
+def project(tmp_path_factory, warm):
     "A project made by `mlw new`, with a cost matrix, its pipeline run up to the champion."
     folder = tmp_path_factory.mktemp("iris")
     flowers().write_csv(folder / "iris.csv")
@@ -69,7 +62,7 @@ def project(tmp_path_factory):
     settings(root)
     mlw("run", "pipeline", "-p", 'steps=["ingest", "tune", "assess", "deploy"]', cwd=root)
     with pytest.MonkeyPatch.context() as patch:
-        for key in [k for k in os.environ if k.startswith("MLW_") and k != "MLW_TEST_DATA"]: patch.delenv(key)
+        without_settings(patch)
         patch.setenv("MLW_ROOT", str(root))
         patch.setenv("MLW_STORE", str(root / "store"))
         yield root
