@@ -8,7 +8,9 @@ from mlops_workbench.assess.doubts import doubts_html, find_doubts, left_out_tab
 from mlops_workbench.assess.influence import Folds, _encode, _fit, _Pull, _slopes, hurtful_rows, leaking_columns, retrained
 from mlops_workbench.assess.means import losses
 from mlops_workbench.core.settings import TaskSettings
+from mlops_workbench.model.predictor import Predictor
 from mlops_workbench.model.task import Task, frame_task
+from mlops_workbench.tune.study import cross_fit
 
 N = 240
 
@@ -126,3 +128,18 @@ def test_several_labels_and_quantiles_are_doubted_without_a_surrogate():
     paths = frame.with_columns(k=pl.Series(rng.choice(["a/b", "a/c", "d/e"], 200)))
     found = find_doubts(leaves, paths, fold, leaves.labels(paths), rng.dirichlet([1, 1, 1], 200), lambda f: np.full((len(f), 3), 1 / 3), replicates=100)
     assert [d.name for d in found][2:4] == ["rows that hurt", "columns alone"] and len(found[3].rows) == 1
+
+
+def test_noise_adds_nothing_when_each_row_is_asked_of_a_model_that_did_not_learn_from_it(tmp_path):
+    rng, n = np.random.default_rng(0), 400
+    frame = pl.DataFrame({"x": rng.normal(size=n)} | {f"noise{j}": rng.normal(size=n) for j in range(6)})
+    frame = frame.with_columns(y=pl.Series(rng.random(n) < 1 / (1 + np.exp(-2 * frame["x"].to_numpy()))).cast(pl.Int64))
+    task = Task(name="t", target="y", framing="binary", classes=("0", "1"), features=tuple(frame.columns[:-1]))
+    predictions = cross_fit(frame, task, np.arange(n) % 4, trials=1, families=["trees"], models=tmp_path)
+    models = {k: Predictor.load(tmp_path / str(k)).predict for k in range(4)}
+    asked = lambda predict: find_doubts(task, frame, predictions, predictions["label"].to_numpy(), predictions["score"].to_numpy(), predict, replicates=200)[-1]
+    idle = asked(models).rows.filter("adds_nothing")["column"].to_list()
+    assert "x" not in idle and len(idle) >= 5 and "noise" in asked(models).said
+    for k in range(4):
+        at = predictions.filter(fold=k)["row"].to_numpy()
+        np.testing.assert_allclose(models[k](frame[at]), predictions.filter(fold=k)["score"].to_numpy())

@@ -472,6 +472,24 @@ def test_everything_at_once(framing):
         assert told.change.wanted == "yes" and not {c["column"] for c in told.change.changes} & {"race", "children"}
         if told.change.found: assert told.change.new_score >= 0.4
 
+
+def test_of_very_many_columns_the_leading_ones_are_paired():
+    from mlops_workbench.assess.explain import OTHERS
+    from mlops_workbench.assess.trust import PAIRED, examine
+    rng, columns = np.random.default_rng(0), tuple(f"x{i}" for i in range(130))
+    frame = pl.DataFrame(dict(zip(columns, rng.normal(size=(130, 300)))))
+    frame = frame.with_columns(y=(pl.col("x7") * pl.col("x90") + pl.col("x3")).gt(0).cast(pl.Int64))
+    task = Task("many", "y", "binary", ("0", "1"), columns)
+    features = Features.fit(frame, task)
+    data = Labelled(features.transform(frame), task.labels(frame), np.ones(300))
+    model = Predictor(task, features, [fit_trees(data, None, framing="binary", rounds=30, threads=1)], [1.0], Calibration("binary", b=(0.0,)))
+    rows, background = np.arange(20), np.arange(100, 110)
+    values = shapley(model, data.x[rows], data.x[background], names=features.sources, link="logit", data=frame[rows])
+    told = examine(model, frame, values, rows=rows, background=background, others=np.arange(0))
+    assert OTHERS in told.together.names and {"x3", "x7", "x90"} <= set(told.together.names) and len(told.together.names) <= PAIRED + 1
+    assert "What counts together" in repr(told)
+
+
 @pytest.mark.parametrize("seed", range(6))
 def test_what_if_keeps_no_change_that_could_be_taken_back_or_made_smaller(seed):
     rng = np.random.default_rng(seed)

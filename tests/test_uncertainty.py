@@ -106,6 +106,18 @@ def test_capacity_and_risk_together():
     assert wrong[~Policy("threshold", band=wide).undecided(p)].mean() <= 0.15 and "it is shown" in said
 
 
+def test_what_a_band_is_worth_counts_the_amounts():
+    rng = np.random.default_rng(2)
+    p, amounts = rng.random(2000), rng.lognormal(3, 1, 2000)
+    y, value = (rng.random(2000) < p).astype(int), {"tp": 1.0, "fp": -1.0, "fn": 0.0, "tn": 0.0}
+    decided = (p >= 0.5).astype(int)
+    found = measure_uncertainty(y, p, decided, "binary", policy=Policy("threshold", threshold=0.5), wish=Wish(capacity=0.2), value=value, amounts=amounts, confidence=0.95, replicates=200, seed=0)
+    every = 1000 * (np.where(decided == 1, np.where(y == 1, 1, -1), 0) * amounts).mean()
+    assert f"if all rows were decided {every:,.0f} [" in " ".join(found.abstention.reasons)
+    lost = next(c for c in found.curves if c.loss == "value lost by a decision")
+    assert lost.all_rows == pytest.approx(((decided != y) * amounts).mean())
+
+
 @pytest.mark.parametrize("wish", [Wish(), Wish(risk=0.05), Wish(capacity=0.3), Wish(risk=0.05, capacity=0.3)])
 @pytest.mark.parametrize("labels, scores", [
     ([1, 0, 1], [0.9, 0.2, 0.6]), ([1], [0.7]), ([1] * 60, np.linspace(0.1, 0.9, 60)), ([0] * 60, np.linspace(0.1, 0.9, 60)),

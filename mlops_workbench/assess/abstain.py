@@ -212,6 +212,7 @@ def abstain(
     folds: np.ndarray | None = None,    # [n] fold of each row
     groups: Mapping[str, np.ndarray] | None = None,   # column -> groups [n]
     value: Mapping[str, float] | None = None,         # worth of one outcome: tp, fp, fn, tn
+    amounts: np.ndarray | None = None,  # [n] that a row's worth is multiplied by
     small: int = 30,                    # groups with fewer rows are left out of differences
     **options: Any,                     # confidence, replicates, seed
 ) -> Abstention:
@@ -227,7 +228,7 @@ def abstain(
     labels, wrong, decisions, left, groups = labels[judged], wrong[judged], decisions[judged], left[judged], {c: g[judged] for c, g in (groups or {}).items()}
     table = leaves_table(wrong, left, groups, confidence=options.get("confidence", 0.95))
     gap, row = gaps_table(labels, decisions, left, groups, small=small, **options), table.row(0, named=True)
-    if band: said[1:1] = [*_spelled(band, refer, row, gap, table, taken), *([_worth(labels, decisions, left, value, options)] if value else [])]
+    if band: said[1:1] = [*_spelled(band, refer, row, gap, table, taken), *([_worth(labels, decisions, left, value, None if amounts is None else amounts[judged], options)] if value else [])]
     worse = [f"{r['column']} {r['group']} ({share_of(r, 'wrong')})" for r in table.to_dicts() if r["column"] and wish.risk and (r["wrong_low"] or 0) > wish.risk]
     if worse: said.append(f"The risk of {wish.risk:.1%} is one for everybody, and exceeded among the decided of {', '.join(worse)}.")
     return Abstention(band, refer, said, table, gap, Estimate(row["wrong"], row["wrong_low"], row["wrong_high"], int((~left).sum())), Estimate(row["left"], row["left_low"], row["left_high"], len(left)))
@@ -267,8 +268,8 @@ def _spelled(band: tuple[float, ...], refer: str, row: Mapping[str, Any], gaps: 
         if at_once and without: said[-1] += f" The lowest share decided positive at once is {at_once} of the highest; without the band {without}."
     return said
 
-def _worth(labels: np.ndarray, decisions: np.ndarray, left: np.ndarray, value: Mapping[str, float], options: Mapping[str, Any]) -> str:
+def _worth(labels: np.ndarray, decisions: np.ndarray, left: np.ndarray, value: Mapping[str, float], amounts: np.ndarray | None, options: Mapping[str, Any]) -> str:
     "The value of the decisions that are made, beside that of all, in words."
-    some, every = (mean_value(labels[m], decisions[m], value, **options) for m in (~left, np.ones(len(left), bool)))
+    some, every = (mean_value(labels[m], decisions[m], value, amounts=None if amounts is None else amounts[m], **options) for m in (~left, np.ones(len(left), bool)))
     per = lambda e: show.interval(*(None if v is None else 1000 * v for v in (e.value, e.low, e.high)))
     return f"A thousand decisions that are made are worth {per(some)}, if all rows were decided {per(every)}."

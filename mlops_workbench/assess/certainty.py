@@ -54,6 +54,7 @@ def measure_uncertainty(
     folds: np.ndarray | None = None,    # [n] fold of each row
     groups: Mapping[str, np.ndarray] | None = None,   # column -> groups [n]
     value: Mapping[str, float] | None = None,         # worth of one outcome: tp, fp, fn, tn
+    amounts: np.ndarray | None = None,  # [n] that a row's worth is multiplied by
     small: int = 30,                    # groups with fewer rows get no limit of their own
     **options: Any,                     # confidence, replicates, seed
 ) -> Uncertainty:
@@ -76,10 +77,11 @@ def measure_uncertainty(
     elif framing in ("binary", "multiclass"):
         wrong, costs = (np.asarray(decisions) != labels).astype(float), costs_of(value)
         curves = [_curve("share of wrong decisions", wrong, doubts(scores, decisions), options)]
-        if framing == "binary" and costs[0] != costs[1]:
-            curves.append(_curve("value lost by a decision", wrong * np.where(decisions == 1, *costs), doubts(scores, decisions, costs=costs), options))
+        if framing == "binary" and (costs[0] != costs[1] or amounts is not None):
+            lost = np.where(decisions == 1, *costs) * (1 if amounts is None else amounts)
+            curves.append(_curve("value lost by a decision", wrong * lost, doubts(scores, decisions, costs=costs), options))
     banded = framing == "binary" and policy is not None and (policy.band or wish)
-    left = abstain(labels, scores, decisions, policy, wish or Wish(), folds=folds, groups=groups, value=value, small=small, **options) if banded and policy else None
+    left = abstain(labels, scores, decisions, policy, wish or Wish(), folds=folds, groups=groups, value=value, amounts=amounts, small=small, **options) if banded and policy else None
     return Uncertainty(asked, pl.concat(tables), curves, left, list(dict.fromkeys(notes)))
 
 def _curve(loss: str, each: np.ndarray, doubt: np.ndarray, options: Mapping[str, Any]) -> Curve:

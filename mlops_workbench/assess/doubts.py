@@ -183,13 +183,22 @@ def _names(columns: Sequence[str]) -> str:
     return ", ".join(named) + (f" and {len(columns) - 10:,} more" if len(columns) > 10 else "")
 
 # %% ../../nbs/api/3_assess/03e_doubts.ipynb #61edc757
+def _by_fold(models: Mapping[int, Callable[[pl.DataFrame], np.ndarray]], fold: np.ndarray) -> Callable[[pl.DataFrame], np.ndarray]:
+    "Answers each of these rows by the model of its fold."
+    def predict(frame: pl.DataFrame) -> np.ndarray:
+        parts = [(at, np.asarray(models[k](frame[at]))) for k in np.unique(fold).tolist() for at in [np.flatnonzero(fold == k)]]
+        out = np.empty((len(frame), *parts[0][1].shape[1:]))
+        for at, answers in parts: out[at] = answers
+        return out
+    return predict
+
 def find_doubts(
     task: Task,                  # what is predicted
     frame: pl.DataFrame,         # every row with a target
     predictions: pl.DataFrame,   # row (its number in `frame`), fold (absent or -1: held out)
     labels: np.ndarray,          # [n] of the predictions
     scores: np.ndarray,          # [n] or [n, k] of the predictions
-    predict: Callable[[pl.DataFrame], np.ndarray],   # rows -> scores
+    predict: Callable[[pl.DataFrame], np.ndarray] | Mapping[int, Callable[[pl.DataFrame], np.ndarray]],   # rows -> scores, of a model that did not learn from the predicted rows; of cross-fitted ones for each fold
     *,
     most: int = 10_000,          # rows of the surrogate at most; a fifth of them is dealt anew
     confidence: float = 0.95,    # of the intervals
@@ -208,7 +217,7 @@ def find_doubts(
         found = [_hurtful(folds, options), _leaks(folds, model[folds.rows][folds.tested], options)]
     some = np.sort(np.random.default_rng(task.seed).permutation(len(at))[: max(most // 5, 2)])
     return [_mislabelled(task, labels, scores, at, asked, each, options), _twins(frame, task, side, tested, at, labels, scores, options), *found,
-            _idle(frame[at[some]], labels[some], predict, task, asked, each, options)]
+            _idle(frame[at[some]], labels[some], predict if callable(predict) else _by_fold(predict, side[at[some]]), task, asked, each, options)]
 
 # %% ../../nbs/api/3_assess/03e_doubts.ipynb #3457eb3d
 def _shown(rows: pl.DataFrame) -> list[dict[str, Any]]:

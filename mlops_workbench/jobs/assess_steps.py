@@ -19,7 +19,6 @@ import polars as pl
 from ..assess.assessment import Assessment, assess_predictions, assess_scores, plain
 from ..assess.doubts import doubts_html, find_doubts, write_doubts
 from ..assess.explain import Attributions, few_players, importance_figure, shapley, typical_rows, waterfall_figure
-from ..assess.gates import read_gates
 from ..assess.evidence import sensitive_groups, worth_of
 from ..assess.mitigate import Limit
 from ..assess.retrain import Other, other_models
@@ -28,7 +27,6 @@ from ..assess.status_quo import present_decisions
 from ..assess.summary import summary, summary_html
 from ..assess.tables import write_tables
 from ..assess.trust import Trust, examine, leading_output
-from ..assess.slices import read_slices
 from ..core import show
 from ..core.errors import NotFoundError, ParameterError
 from ..core.runs import JobRun
@@ -40,7 +38,8 @@ from ..model.policy import Policy
 from ..model.task import Task
 from ..tune.devices import threads
 from ..tune.families import tree_threads
-from .searched import Searched, model_scores, searched
+from .asked import check_asked
+from .searched import Searched, fold_models, model_scores, searched
 
 # %% ../../nbs/api/7_jobs/04a_assess_steps.ipynb #ef33e1ac
 def evidence(
@@ -60,10 +59,9 @@ def evidence(
     else:
         found = searched(run, tune_run)
         _asked(explain, found)
-        read_gates(settings.gates, framing=found.task.form, classes=found.task.classes)
+        check_asked(settings, found.task, found.frame)
         _answering(run, found)
         rows = found.frame[found.predictions["row"].to_numpy()]
-        read_slices(settings.slices, found.frame)
         rival, champion = champion_answers(run.store, found.task.name, found.task, rows, tune=found.run)
         if champion: run.input("model", champion.ref, champion.ref, hash=champion.hash)   # this version, whatever is champion later
         assessment = assess_predictions(found.task, found.predictions, rows.select(found.task.sensitive), gates=settings.gates, slices=found.task.slices | settings.slices, rows=found.task.blanked(rows), settings=settings.assess,
@@ -218,11 +216,10 @@ def doubts(
     found: Searched,         # from `evidence`
 ) -> show.Html:
     "What in the data deserves a second look; whole lists lie in tables/ as CSV."
-    settings = assessment.settings
-    doubted = find_doubts(found.task, found.frame, found.predictions, assessment.labels, assessment.scores, found.predictor.predict, confidence=settings.confidence, replicates=settings.bootstrap)
+    settings, models = assessment.settings, {k: m.predict for k, m in fold_models(run, found).items()}
+    doubted = find_doubts(found.task, found.frame, found.predictions, assessment.labels, assessment.scores, models or found.predictor.predict, confidence=settings.confidence, replicates=settings.bootstrap)
     write_doubts(doubted, run.folder)
     return doubts_html(doubted)
-
 
 # %% ../../nbs/api/7_jobs/04a_assess_steps.ipynb #85078ec8
 def subject(

@@ -17,9 +17,7 @@ from typing import Any
 
 import polars as pl
 
-from ..assess.gates import read_gates
 from ..assess.ladder import compare, ladder_figure
-from ..assess.slices import read_slices
 from ..core import show
 from ..core.errors import NotFoundError
 from ..core.runs import JobRun, Runs
@@ -30,6 +28,7 @@ from ..tune.budget import Budget
 from ..tune.families import Step
 from ..tune.goals import Goals
 from ..tune.study import Fit, cross_fit, fit_model, score_table
+from .asked import check_asked
 from .searched import model_scores
 
 # %% ../../nbs/api/7_jobs/04_tune_steps.ipynb #96a11a35
@@ -73,8 +72,7 @@ def prepare(
     marks = {s.column: tuple(t.value for t in sentinels if t.column == s.column) for s in sentinels}
     task = frame_task(frame, settings, name=settings.project.name, seed=settings.project.seed, sentinels=marks)
     frame = task.labelled(frame)
-    read_slices(settings.slices, frame)   # a slip in them, or in a gate, is told before the search
-    read_gates(settings.gates, framing=task.form, classes=task.classes)
+    check_asked(settings, task, frame)   # a slip is told before the search
     split = split_rows(frame, task, test_share=settings.task.test_share, folds=settings.task.folds, small=settings.task.small)
     return Prepared(version, frame, task, split, sentinels)
 
@@ -120,7 +118,7 @@ def search(
     first = _earlier(run, warm_start) if warm_start else None
     copy = None if run.store.is_local else f"{run.store.url}/runs/{run.id}/study"     # so that another machine can take over
     fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, warm_start=first, workers=tune.workers or "auto", progress=progress, report=report, **options)
-    if split.cross_fitted: predictions = cross_fit(prepared.frame, task, split.folds, seconds=share * seconds, folder=study, progress=progress, **options)
+    if split.cross_fitted: predictions = cross_fit(prepared.frame, task, split.folds, seconds=share * seconds, folder=study, models=run.folder / "folds", progress=progress, **options)
     else: predictions = score_table(fit, prepared.frame[split.test], rows=split.test)
     fit.predictor.save(run.folder / "model")
     (run.folder / "task.json").write_text(task.to_json())

@@ -319,6 +319,7 @@ def cross_fit(
     folds: np.ndarray,     # int64 [n]: the fold of each row; -1: takes no part
     *,
     folder: str | Path | None = None,   # of the studies: fold-0, fold-1 and so on; None: in memory
+    models: str | Path | None = None,   # where the models are saved: 0, 1 and so on; None: nowhere
     seconds: float = 0,    # the budget as a time, for all folds together
     progress: Callable[[float, float, str], None] | None = None,  # is called with (done, total, what is being done), over all folds
     **options: Any,        # of `fit_model`
@@ -332,5 +333,6 @@ def cross_fit(
         path = Path(folder) / f"fold-{k}" if folder else None
         train, held = np.flatnonzero((folds >= 0) & (folds != k)), np.flatnonzero(folds == k)
         fit = fit_model(frame[train], task, seconds=seconds / len(known), folder=path, progress=say, **options)
+        if models: fit.predictor.save(Path(models) / str(k))
         parts.append(score_table(fit, frame[held], rows=held, fold=int(k)))
     return pl.concat(parts, how="diagonal").sort("row")
