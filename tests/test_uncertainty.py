@@ -113,7 +113,7 @@ def test_what_a_band_is_worth_counts_the_amounts():
     decided = (p >= 0.5).astype(int)
     found = measure_uncertainty(y, p, decided, "binary", policy=Policy("threshold", threshold=0.5), wish=Wish(capacity=0.2), value=value, amounts=amounts, confidence=0.95, replicates=200, seed=0)
     every = 1000 * (np.where(decided == 1, np.where(y == 1, 1, -1), 0) * amounts).mean()
-    assert f"if all rows were decided {every:,.0f} [" in " ".join(found.abstention.reasons)
+    assert f"if all rows were decided {every:,.0f} [" in " ".join(found.abstention.sentences)
     lost = next(c for c in found.curves if c.loss == "value lost by a decision")
     assert lost.all_rows == pytest.approx(((decided != y) * amounts).mean())
 

@@ -31,6 +31,7 @@ def worth_its_cost(
         if r["difference_high"] < 0: return f"It is not worth its cost: the {r['model']} model surely loses less, by {less(r)}."
         if not r["difference_low"] > 0: return f"It is not worth its cost: the {r['model']} model loses {f'{less(r)} less' if r['difference'] < 0 else f'{ends(r)} more'}, which may be nothing."
     nearest = min(others, key=lambda r: r["difference"])
+    if [r["model"] for r in others] == ["constant"]: return f"The constant surely loses more, {ends(nearest)}; no other simpler model was compared on these rows."
     return f"It is worth its cost: every simpler model loses surely more, the nearest ({nearest['model']}) {ends(nearest)}."
 
 def better(

@@ -32,7 +32,7 @@ from ..core.errors import NotFoundError, ParameterError
 from ..core.runs import JobRun
 from ..data.table import read_table
 from ..deploy.bundle import load_bundle, second_model
-from .champion import champion_answers
+from .champion import champion_answers, out_of_fold
 from ..model.network import Labelled
 from ..model.policy import Policy
 from ..model.task import Task
@@ -128,8 +128,11 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     if task.form in ("binary", "regression"): scores = scores[:, -1]
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
-    return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
+    known = out_of_fold(run.store, bundle, task, frame)
+    again = int(known[0].sum()) if known else 0
+    found = assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
                          gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, weights=task.weights(frame) if task.weight in frame.columns else None, present=present_decisions(task, frame), amounts=task.amounts(frame), run=run.id)
+    return replace(found, notes=[*found.notes, f"{again:,} of the {len(frame):,} rows are equal to rows that the model learned from, which flatters it"]) if again else found
 
 # %% ../../nbs/api/7_jobs/04a_assess_steps.ipynb #4a016a88
 def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:

@@ -107,7 +107,8 @@ def search(
     tune, trials = settings.tune, trials or settings.tune.trials
     limit = Budget(trials, minutes or tune.minutes, tune.money, settings.run.cost_per_hour).seconds
     seconds = 0.0 if math.isinf(limit) else limit
-    options: dict[str, Any] = dict(trials=trials, families=tune.families, device=tune.device, ensemble=tune.ensemble, sampler=tune.sampler, least_gain=tune.least_gain,
+    first = _earlier(run, warm_start) if warm_start else None
+    options: dict[str, Any] = dict(trials=trials, families=tune.families, warm_start=first, workers=tune.workers or "auto", device=tune.device, ensemble=tune.ensemble, sampler=tune.sampler, least_gain=tune.least_gain,
                                    goals=Goals.of({"loss": "minimize"}, tune.constraints), seed=task.seed)
     study = run.folder / "study"
     if run.resumes and (run.resumes / "study").is_dir(): shutil.copytree(run.resumes / "study", study, dirs_exist_ok=True)
@@ -115,9 +116,8 @@ def search(
     share = 0.5 if split.cross_fitted else 1.0
     def report(trials: float, loss: float) -> None: run.metric("best validation loss", loss, step=trials)   # live, for who follows the run
     steps = _recorded_steps() if seconds else None
-    first = _earlier(run, warm_start) if warm_start else None
     copy = None if run.store.is_local else f"{run.store.url}/runs/{run.id}/study"     # so that another machine can take over
-    fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, warm_start=first, workers=tune.workers or "auto", progress=progress, report=report, **options)
+    fit = fit_model(prepared.frame[split.train], task, seconds=share * seconds, steps=steps, folder=study, store=copy, progress=progress, report=report, **options)
     if split.cross_fitted: predictions = cross_fit(prepared.frame, task, split.folds, seconds=share * seconds, folder=study, models=run.folder / "folds", progress=progress, **options)
     else: predictions = score_table(fit, prepared.frame[split.test], rows=split.test)
     fit.predictor.save(run.folder / "model")
@@ -145,7 +145,8 @@ def trials_table(
                 "what became of it": r.get("reason") or r["state"], "parameters": show.folded("show", show.note(set_to)) if set_to else ""}
     rows = [line(r) for r in fit.leaderboard.head(limit).to_dicts()]
     pictures = [fit.result.history(), fit.result.importance()] if fit.result else []
-    return show.stack([*pictures, show.table(rows, caption=f"Trials, best first; {about}; {fit.seconds:.1f} s on {fit.device}"),
+    spaces = [show.folded("What a trial may choose", show.stack([s.table() for s in fit.result.spaces.values()]))] if fit.result else []
+    return show.stack([*pictures, *spaces, show.table(rows, caption=f"Trials, best first; {about}; {fit.seconds:.1f} s on {fit.device}"),
                        *([show.note(f"{len(fit.leaderboard) - limit} more trials were worse; all are in the run's study.")] if len(fit.leaderboard) > limit else [])])
 
 # %% ../../nbs/api/7_jobs/04_tune_steps.ipynb #873cc172
