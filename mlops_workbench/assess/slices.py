@@ -320,7 +320,9 @@ class Sliced:
             return {"slice": name, "rows where": said, "n": max((x.n for x in (more, *e.values()) if x), default=0), **{m: cell(x) for m, x in e.items()}, "more loss than the rest": cell(more) if more else ""}
         parts = [show.table([line("all rows", "", ""), *(line(n, f"(slice:{n})", s.predicate) for n, s in self.named.items())], caption="The slices named in the settings")] if self.named \
             else [show.note("The settings name no slice: a line such as `young = age < 30` under [slices] would follow one.")]
-        return parts + ([self.found.shown("Slices found, by how clearly they lose more than the rest")] if self.found else [])
+        if self.found: parts.append(self.found.shown("Slices found, by how clearly they lose more than the rest"))
+        if self.found and len(self.found.table): parts.append(show.note(f"A line under [slices] keeps one for limits, gates, later reports and the monitor: `worst = {self.found.table['slice'][0]}`."))
+        return parts
 
     def to_json(
         self,
