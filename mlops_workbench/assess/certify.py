@@ -153,13 +153,13 @@ def certify(
     some, held = rows[at], attributions.values[at]
     options: dict[str, Any] = {"names": names, "link": attributions.link}
     walked = options | {"permutations": permutations, "error": error}
-    exact = len(attributions.names) <= 14
-    truth = exact_shapley(predict, some, background, **options) if exact else shapley(predict, some, background, permutations=32 * permutations, seed=seed + 1, **options)
+    exact, times = len(attributions.names) <= 14, max(4, min(32, 1000 // max(1, len(attributions.names))))    # a walk asks for every column
+    truth = exact_shapley(predict, some, background, **options) if exact else shapley(predict, some, background, permutations=times * permutations, seed=seed + 1, **options)
     again = shapley(predict, some, background, seed=seed + 2, **walked).values
     elsewhere = None if others is None else shapley(predict, some, others, seed=seed + 3, **walked).values
     if frame is None: frame = pl.DataFrame({n: pl.Series(list(attributions.data[:, j]), strict=False) for j, n in enumerate(attributions.names)})
     leading = [c for c in importance(attributions, bootstrap=1)["column"].head(30) if c in frame.columns]
     pairs = associations(frame, columns=leading).filter(pl.col("value").abs() >= limit)
     return Certificate(len(rows), len(at), len(background), "log-odds" if attributions.link == "logit" else "units of the answer", attributions.additivity_error,
-                       "the exact values of all coalitions" if exact else "the values of 32 times the walks", _apart(truth.values, held), _apart(held, again), _same_order(held, again),
+                       "the exact values of all coalitions" if exact else f"the values of {times} times the walks", _apart(truth.values, held), _apart(held, again), _same_order(held, again),
                        None if elsewhere is None else _apart(held, elsewhere), None if elsewhere is None else _same_order(held, elsewhere), limit, pairs.to_dicts())
