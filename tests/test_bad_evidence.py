@@ -139,6 +139,21 @@ def test_groups_that_cannot_be_compared_are_ordinary_and_said(name, groups, word
     if name == "a group with one class": assert rows.filter(group="all good")["auc"][0] is None
 
 
+HERE = RNG.integers(0, 2, (N, 2))
+EVERY = {"binary": (TWO, Y, P), "multiclass": (THREE, Y3, P3), "regression": (SIZE, P, P), "quantiles": (replace(SIZE, loss="quantile", quantiles=(0.1, 0.9)), P, np.column_stack([P / 2, P])),
+         "multilabel": (replace(TWO, framing="multilabel", target="a, b", classes=("a", "b"), targets=("a", "b"), value={}), HERE, RNG.random((N, 2))),
+         "hierarchical": (replace(THREE, framing="hierarchical", classes=("a/b", "a/c", "d/e"), levels=("k",), separator="/"), Y3, P3)}
+
+
+@pytest.mark.parametrize("groups", [[None] * N, ["same"] * N, [f"g{i % 20}" for i in range(N)]], ids=["all missing", "one group", "all small"])
+@pytest.mark.parametrize("form", EVERY)
+def test_without_two_groups_to_compare_every_framing_is_assessed(form, groups, tmp_path):
+    task, labels, scores = EVERY[form]
+    a = assess_predictions(task, told(labels, scores), pl.DataFrame({"race": pl.Series(groups, dtype=pl.String)}), settings=AssessSettings(bootstrap=50))
+    gaps = a.fairness["race"].disparities
+    assert gaps.schema["estimate"] == pl.Float64 and gaps["estimate"].null_count() == len(gaps) and shown(a) and write_tables(a, tmp_path)
+
+
 def test_one_class_two_rows_and_equal_scores_are_assessed_and_one_row_is_not():
     for labels, scores in ((np.ones(N, int), P), (np.zeros(N, int), P), (Y, np.full(N, 0.5)), (Y, np.zeros(N)), (np.array([0, 1]), P[:2])):
         a = assess_predictions(TWO, told(labels, scores), RACE[: len(labels)], settings=AssessSettings(bootstrap=200))

@@ -156,6 +156,8 @@ def served_by_group(
         out |= {name: mean, f"{name}_low": mean - half, f"{name}_high": mean + half}
     return pl.DataFrame(out).with_columns(pl.selectors.float().fill_nan(None))
 
+_GAP = {"metric": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "n": pl.Int64, "note": pl.String}   # a table of the one disparity that every framing has
+
 def fairness_of(
     task: Task,                 # what is predicted
     labels: np.ndarray,         # [n] codes or numbers; [n, k] labels
@@ -180,7 +182,7 @@ def fairness_of(
     name = f"{SERVED.get(task.form, 'accuracy')}_difference"
     found = {f"{name}({column})": gap}
     if task.framing != "binary":
-        table = pl.DataFrame([{"metric": name, "estimate": gap.value, "low": gap.low, "high": gap.high, "n": gap.n, "note": gap.note}])
+        table = pl.DataFrame([(name, gap.value, gap.low, gap.high, gap.n, gap.note)], schema=_GAP, orient="row")
         said = f"{name}({column}) is {gap}: the distance between the best and the worst served group."
         if task.form == "multilabel":
             each = _by_label(task, labels, decisions, groups, small=small, **options)
