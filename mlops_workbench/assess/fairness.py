@@ -47,11 +47,13 @@ def group_names(
     return text.to_numpy().astype(str)
 
 def _quartiles(column: pl.Series) -> np.ndarray:
-    "Each number's range between quartiles, as text that sorts by size within the column."
+    "Each number's range between the quartiles of the finite ones, as text; an infinite one is in the first or the last."
     x = column.cast(pl.Float64).fill_nan(None).to_numpy()
-    edges = np.unique(np.nanquantile(x, [0, 0.25, 0.5, 0.75, 1]))
+    edges = np.unique([np.nanmin(x), *np.quantile(x[np.isfinite(x)], [0.25, 0.5, 0.75]), np.nanmax(x)])
     at = np.clip(np.searchsorted(edges, x, side="left") - 1, 0, len(edges) - 2)
-    ends = [show.number(int(e) if e == int(e) else float(e)) for e in edges]
+    for digits in range(4, 19):   # as many as keep the edges apart
+        ends = [show.number(int(e) if e.is_integer() else e, digits) for e in edges.tolist()]
+        if len(set(ends)) == len(ends): break
     ranges = [f"{'from' if i == 0 else 'above'} {ends[i]} to {ends[i + 1]}" for i in range(len(edges) - 1)]
     return np.where(np.isnan(x), MISSING, np.array(ranges)[at])
 
@@ -79,10 +81,13 @@ def cross(
 ) -> np.ndarray:
     "The intersection each row belongs to, as text [n]."
     coded = [group_codes(g) for g in groups]
-    sizes = tuple(len(names) for names, _ in coded)
-    seen, place = np.unique(np.ravel_multi_index([c for _, c in coded], sizes), return_inverse=True)
+    code, size = np.zeros(len(coded[0][1]), np.int64), 1
+    for names, c in coded:
+        if size * len(names) >= 2**63: code, size = np.unique(code, return_inverse=True)[1], len(code)   # as many codes as are seen
+        code, size = code * len(names) + c, size * len(names)
+    _, first, place = np.unique(code, return_index=True, return_inverse=True)
     parts = [[f"({g})" if " & " in g else g for g in names] for names, _ in coded]
-    joined = [" & ".join(p[i] for p, i in zip(parts, at)) for at in zip(*np.unravel_index(seen, sizes))]
+    joined = [" & ".join(p[i] for p, i in zip(parts, at)) for at in zip(*(c[first] for _, c in coded))]
     return np.array(joined, dtype=str)[place]
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #0f4b36eb
