@@ -585,6 +585,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                  'mlops_workbench/assess/fairness.py'),
                                                  'mlops_workbench.assess.fairness._ratio_ends': ( 'api/3_assess/fairness.html#_ratio_ends',
                                                                                                   'mlops_workbench/assess/fairness.py'),
+                                                 'mlops_workbench.assess.fairness._unknown': ( 'api/3_assess/fairness.html#_unknown',
+                                                                                               'mlops_workbench/assess/fairness.py'),
                                                  'mlops_workbench.assess.fairness.against': ( 'api/3_assess/fairness.html#against',
                                                                                               'mlops_workbench/assess/fairness.py'),
                                                  'mlops_workbench.assess.fairness.beta_prior': ( 'api/3_assess/fairness.html#beta_prior',

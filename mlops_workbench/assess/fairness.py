@@ -276,19 +276,19 @@ def disparity_of(
     counts: np.ndarray,   # [..., groups, label, decision]
     metric: str,          # a name in DISPARITIES
 ) -> np.ndarray:
-    "The disparity [...]: over the groups that have the rate, NaN where fewer than two do."
+    "The disparity [...]: over the groups that have the rate; NaN where fewer than two do, and for a ratio where it is 0 in all of them."
     if metric not in DISPARITIES: raise InputError(f"there is no disparity {metric!r}", remedy=nearest(metric, DISPARITIES))
     kind, compared, _ = DISPARITIES[metric]
     gaps = [_gap(rates(counts, rate), kind) for rate in compared]
-    return np.asarray((np.minimum if kind == "ratio" else np.maximum).reduce(gaps))
+    found = np.asarray((np.minimum if kind == "ratio" else np.maximum).reduce(gaps))
+    return np.where(np.isinf(found), np.nan, found)
 
 def _gap(rate: np.ndarray, kind: str) -> np.ndarray:
-    "How far apart the rates [..., groups] are; NaN where fewer than two are known."
+    "How far apart the rates [..., groups] are; NaN where fewer than two are known, infinite for a ratio where all are 0."
     known = ~np.isnan(rate)
     low, high = np.where(known, rate, np.inf).min(-1), np.where(known, rate, -np.inf).max(-1)
     with np.errstate(invalid="ignore", divide="ignore"):
-        return np.where(known.sum(-1) < 2, np.nan, low / high if kind == "ratio" else high - low)
-
+        return np.where(known.sum(-1) < 2, np.nan, np.where(high > 0, low / high, np.inf) if kind == "ratio" else high - low)
 
 # %% ../../nbs/api/3_assess/02_fairness.ipynb #ab06a1a0
 def draw_counts(
@@ -401,13 +401,19 @@ def disparities(
         if value is not None and low is not None and high is not None and float(high - low) < 1e-12: low, high = _at_the_edge(cells, metric, confidence)
         ends = _ends(names, counts, metric) if value is not None else ("", "")
         if value is not None and low is not None and high is not None: low, high = min(float(low), value), max(float(high), value)
-        note = "" if value is not None else f"fewer than two groups of at least {small} people have this rate"
+        note = "" if value is not None else _unknown(counts, metric, small)
         if left: note = "; ".join(p for p in (note, f"left out, fewer than {small} people: {', '.join(left)}") if p)
         p = chance.get(metric)
         rows.append((metric, value, finite(low), finite(high), p, int(cells.rows.sum()), *size.values(), *ends, len(names), len(left), DISPARITIES[metric][2], note))
     schema = {"metric": pl.String, "estimate": pl.Float64, "low": pl.Float64, "high": pl.Float64, "p_value": pl.Float64, "n": pl.Int64, **dict.fromkeys(size, pl.Float64), "lowest": pl.String,
               "highest": pl.String, "groups": pl.Int64, "left_out": pl.Int64, "harm": pl.String, "note": pl.String}
     return pl.DataFrame(rows, schema=schema, orient="row")
+
+def _unknown(counts: np.ndarray, metric: str, small: int) -> str:
+    "Why a disparity is not known."
+    kind, compared, _ = DISPARITIES[metric]
+    if kind == "ratio" and len(counts) > 1 and all(np.isinf(_gap(rates(counts, r), kind)) for r in compared): return ("the rate is" if len(compared) == 1 else "both rates are") + " 0 in every group"
+    return f"fewer than two groups of at least {small} people have this rate"
 
 def _chances(cells: Cells, metrics: Sequence[str], permutations: int, seed: int) -> dict[str, float | None]:
     "The p value of each disparity: by permutation, or, of rows with weights, by the chi-square test."
@@ -420,6 +426,7 @@ def _at_the_edge(cells: Cells, metric: str, confidence: float) -> tuple[float, f
     found = []
     for rate in compared:
         top, bottom = (part[cells.parts(rate)[1] > 0] for part in cells.parts(rate))
+        if kind == "ratio" and not top.any(): continue
         p, (low, high) = top / bottom, wilson(top, bottom, confidence=confidence)
         if kind == "ratio": found.append((float(low.min() / high.max()), min(float(high[p.argmin()] / max(low[p.argmax()], 1e-12)), 1.0)))
         else:
