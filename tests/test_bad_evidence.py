@@ -154,6 +154,20 @@ def test_without_two_groups_to_compare_every_framing_is_assessed(form, groups, t
     assert gaps.schema["estimate"] == pl.Float64 and gaps["estimate"].null_count() == len(gaps) and shown(a) and write_tables(a, tmp_path)
 
 
+def test_every_two_sensitive_columns_are_crossed_and_what_is_not_shown_is_said():
+    rng = np.random.default_rng(2)
+    people = pl.DataFrame({"race": rng.choice(list("abcde"), N), "country": rng.choice([f"L{i}" for i in range(60)], N), "sex": rng.choice(["f", "m"], N)})
+    a = assess_predictions(TWO, told(Y, P), people, gates={"fair": "selection_rate_ratio(race & country) >= 0.8"}, settings=AssessSettings(bootstrap=50))
+    assert list(a.fairness) == [*people.columns, "race & country", "race & sex", "country & sex", "race & country & sex"] and a.fairness["race & country"].groups["small"].all()
+    assert a.fairness["race & sex"].groups["n"].sum() == N and a.gates[0].answer == "undecided" and len(a.gates[0].sentence) < 300
+    assert a.notes[0] == f"country has {people['country'].n_unique()} values: the 49 most frequent are groups, the others are one."
+    with pytest.raises(SettingsError, match=r"'country & race' is not assessed(?s:.)*write selection_rate_ratio\(race & country\)"): assess_predictions(TWO, told(Y, P), people, gates={"fair": "selection_rate_ratio(country & race) >= 0.8"})
+    wide = pl.DataFrame({f"c{k}": RNG.choice(["a", "b"], N) for k in range(7)})
+    b = assess_predictions(TWO, told(Y, P), wide, settings=AssessSettings(bootstrap=10))
+    assert len(b.fairness) == 7 + 15 + 1 and "every two of the first 6 are crossed" in b.notes[0]
+    with pytest.raises(SettingsError, match=r"'c0 & c6' is not assessed(?s:.)*the first 6 sensitive columns are crossed"): assess_predictions(TWO, told(Y, P), wide, gates={"fair": "selection_rate_ratio(c0 & c6) >= 0.8"})
+
+
 def test_one_class_two_rows_and_equal_scores_are_assessed_and_one_row_is_not():
     for labels, scores in ((np.ones(N, int), P), (np.zeros(N, int), P), (Y, np.full(N, 0.5)), (Y, np.zeros(N)), (np.array([0, 1]), P[:2])):
         a = assess_predictions(TWO, told(labels, scores), RACE[: len(labels)], settings=AssessSettings(bootstrap=200))
