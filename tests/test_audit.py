@@ -1,5 +1,6 @@
 """Auditing anyone's table from the command line, in an empty folder: the published COMPAS table to the digit, odd names, and bad input."""
 import json
+import math
 import os
 import re
 import subprocess
@@ -270,6 +271,21 @@ def test_numbers_and_many_values_as_groups_are_said(tmp_path):
     found = json.loads((folder / "a.json").read_text())
     assert "ranges between quartiles" in done.stdout and "h has 80 values: the 49 most frequent are groups" in done.stdout
     assert len(found["groups"]["g"]) == 4 and len(found["groups"]["h"]) == 50 and "25 smaller groups are in the JSON" in done.stdout
+
+
+def test_infinite_numbers_and_quartiles_close_together_are_groups(tmp_path):
+    far, near = [math.inf, -math.inf, *range(398)], np.linspace(-122.45, -122.39, 400).tolist()
+    done, folder = run(tmp_path, people(g=far, h=near, year=(1985 + np.arange(400) / 1000).tolist()), *SMALL, "--group", "g,h,year", "--json", "a.json")
+    assert done.returncode == 0, done.stderr
+    found = json.loads((folder / "a.json").read_text())["groups"]
+    assert {r["group"]: r["n"] for r in found["h"]} == {g: 100 for g in ("from -122.45 to -122.44", "above -122.44 to -122.42", "above -122.42 to -122.41", "above -122.41 to -122.39")}
+    assert {r["group"] for r in found["g"]} == {"from −∞ to 99.25", "above 99.25 to 198.5", "above 198.5 to 297.8", "above 297.8 to ∞"} and [len(found[c]) for c in ("g", "year")] == [4, 4]
+
+
+def test_any_number_of_columns_is_crossed():
+    frame = people(**{f"c{k}": (np.arange(400) * k % 397).tolist() for k in range(1, 33)})
+    found = audit(frame, label="y", score="s", threshold=0.5, groups=[f"c{k}" for k in range(1, 33)], replicates=10, permutations=10)
+    assert len(found.groups) == 33 and list(found.groups.values())[-1]["n"].sum() == 400
 
 
 def test_an_audit_is_the_same_every_time(tmp_path):

@@ -139,6 +139,35 @@ def test_groups_that_cannot_be_compared_are_ordinary_and_said(name, groups, word
     if name == "a group with one class": assert rows.filter(group="all good")["auc"][0] is None
 
 
+HERE = RNG.integers(0, 2, (N, 2))
+EVERY = {"binary": (TWO, Y, P), "multiclass": (THREE, Y3, P3), "regression": (SIZE, P, P), "quantiles": (replace(SIZE, loss="quantile", quantiles=(0.1, 0.9)), P, np.column_stack([P / 2, P])),
+         "multilabel": (replace(TWO, framing="multilabel", target="a, b", classes=("a", "b"), targets=("a", "b"), value={}), HERE, RNG.random((N, 2))),
+         "hierarchical": (replace(THREE, framing="hierarchical", classes=("a/b", "a/c", "d/e"), levels=("k",), separator="/"), Y3, P3)}
+
+
+@pytest.mark.parametrize("groups", [[None] * N, ["same"] * N, [f"g{i % 20}" for i in range(N)]], ids=["all missing", "one group", "all small"])
+@pytest.mark.parametrize("form", EVERY)
+def test_without_two_groups_to_compare_every_framing_is_assessed(form, groups, tmp_path):
+    task, labels, scores = EVERY[form]
+    a = assess_predictions(task, told(labels, scores), pl.DataFrame({"race": pl.Series(groups, dtype=pl.String)}), settings=AssessSettings(bootstrap=50))
+    gaps = a.fairness["race"].disparities
+    assert gaps.schema["estimate"] == pl.Float64 and gaps["estimate"].null_count() == len(gaps) and shown(a) and write_tables(a, tmp_path)
+
+
+def test_every_two_sensitive_columns_are_crossed_and_what_is_not_shown_is_said():
+    rng = np.random.default_rng(2)
+    people = pl.DataFrame({"race": rng.choice(list("abcde"), N), "country": rng.choice([f"L{i}" for i in range(60)], N), "sex": rng.choice(["f", "m"], N)})
+    a = assess_predictions(TWO, told(Y, P), people, gates={"fair": "selection_rate_ratio(race & country) >= 0.8"}, settings=AssessSettings(bootstrap=50))
+    assert list(a.fairness) == [*people.columns, "race & country", "race & sex", "country & sex", "race & country & sex"] and a.fairness["race & country"].groups["small"].all()
+    assert a.fairness["race & sex"].groups["n"].sum() == N and a.gates[0].answer == "undecided" and len(a.gates[0].sentence) < 300
+    assert a.notes[0] == f"country has {people['country'].n_unique()} values: the 49 most frequent are groups, the others are one."
+    with pytest.raises(SettingsError, match=r"'country & race' is not assessed(?s:.)*write selection_rate_ratio\(race & country\)"): assess_predictions(TWO, told(Y, P), people, gates={"fair": "selection_rate_ratio(country & race) >= 0.8"})
+    wide = pl.DataFrame({f"c{k}": RNG.choice(["a", "b"], N) for k in range(7)})
+    b = assess_predictions(TWO, told(Y, P), wide, settings=AssessSettings(bootstrap=10))
+    assert len(b.fairness) == 7 + 15 + 1 and "every two of the first 6 are crossed" in b.notes[0]
+    with pytest.raises(SettingsError, match=r"'c0 & c6' is not assessed(?s:.)*the first 6 sensitive columns are crossed"): assess_predictions(TWO, told(Y, P), wide, gates={"fair": "selection_rate_ratio(c0 & c6) >= 0.8"})
+
+
 def test_one_class_two_rows_and_equal_scores_are_assessed_and_one_row_is_not():
     for labels, scores in ((np.ones(N, int), P), (np.zeros(N, int), P), (Y, np.full(N, 0.5)), (Y, np.zeros(N)), (np.array([0, 1]), P[:2])):
         a = assess_predictions(TWO, told(labels, scores), RACE[: len(labels)], settings=AssessSettings(bootstrap=200))

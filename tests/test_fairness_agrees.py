@@ -37,6 +37,19 @@ def test_disparities_equal_fairlearn(metric: str, groups: int) -> None:
         assert ours == pytest.approx(theirs, abs=1e-12)
 
 
+def test_a_rate_that_is_0_in_every_group_is_no_ratio_and_is_said() -> None:
+    labels, decisions, group = people(1, 3)
+    careful, wrong, nobody = decisions * labels, decisions * (1 - labels), np.zeros_like(decisions)      # no false positives, no true ones, neither
+    for made, weights in ((careful, None), (careful, np.random.default_rng(0).lognormal(size=len(group))), (nobody, None)):
+        found = {r["metric"]: r for r in disparities(labels, made, group, weights=weights, small=0, replicates=100).to_dicts()}
+        for metric, theirs in FAIRLEARN.items():
+            expected = theirs(labels, made, sensitive_features=group, sample_weight=weights)
+            assert (found[metric]["estimate"] is None) == np.isnan(expected) and found[metric]["estimate"] in (None, pytest.approx(expected, abs=1e-12))
+    assert found["selection_rate_ratio"]["note"] == "the rate is 0 in every group" and found["equalized_odds_ratio"]["note"] == "both rates are 0 in every group"
+    row = disparities(labels, wrong, group, metrics=["equalized_odds_ratio"], small=0).row(0, named=True)
+    assert row["estimate"] == pytest.approx(fl.MetricFrame(metrics=fl.false_positive_rate, y_true=labels, y_pred=wrong, sensitive_features=group).ratio(), abs=1e-12) and row["low"] < row["estimate"] < row["high"] and row["p_value"] < 1
+
+
 def test_rates_by_group_equal_metric_frame() -> None:
     labels, decisions, group = people(1, 6)
     frame = fl.MetricFrame(

@@ -19,7 +19,7 @@ import polars as pl
 from .curves import by_class, confusion, precision_recall_figure, residuals, residuals_figure
 from .abstain import Wish
 from .certainty import Uncertainty, measure_uncertainty, uncertainty_estimates, uncertainty_parts
-from .evidence import Evidence, Fairness, check_answers, choose, gather, sensitive_groups, worth_of
+from .evidence import Evidence, Fairness, check_answers, choose, gather, groups_told, sensitive_groups, worth_of
 from .fairness import DISPARITIES, group_names, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
 from .ladder import calibration, calibration_figure, compare, ladder_figure, roc_figure
@@ -501,7 +501,7 @@ def assess_predictions(
     rules = read_gates(gates or {}, framing=task.form, columns=[*groups, *(f"slice:{s}" for s in slices or {})], classes=task.classes)
     options: dict[str, Any] = {"confidence": settings.confidence, "replicates": settings.bootstrap, "seed": seed}
     rules, notes = _asked(rules, rival)
-    notes += [rival] if isinstance(rival, str) else []
+    notes += ([rival] if isinstance(rival, str) else []) + groups_told(sensitive, groups)
     labels, models = predictions["label"].to_numpy(), _model_scores(predictions, task, weights, rival)
     scores, folds = models["this model"], predictions["fold"].to_numpy() if "fold" in predictions.columns else np.full(len(predictions), -1)
     sliced = _sliced(task, labels, scores, sensitive, slices, rows, weights, settings.confidence)
@@ -623,7 +623,7 @@ def assess_scores(
                    present=present, amounts=amounts, small=small, slices=sliced.inside, more=_certain(doubt, labels, decisions, task, groups, settings), **options)
     skipped = [name for name in (gates or {}) if name not in {g.name for g in rules}]
     at, reasons = choose([piece])
-    notes = [f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else []
+    notes = groups_told(sensitive, groups) + ([f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [])
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores, ladder,
                       calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced,

@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .fairness import MAX_GROUPS, RATES, Cells, against, by_group, cross, describe_disparity, disparities, group_names, groups_figure, is_binned, shrunken
+from .fairness import RATES, Cells, against, by_group, cross, describe_disparity, disparities, group_names, groups_figure, many_values, shrunken
 from .report import html_page
 from ..core import show
 from ..core.errors import InputError, ParameterError, nearest
@@ -152,8 +152,7 @@ def _named(columns: Mapping[str, pl.Series], notes: list[str]) -> dict[str, pl.S
     def coded(names: np.ndarray) -> pl.Series: return pl.Series("group", names.astype(object), dtype=pl.String).cast(pl.Categorical)   # looked at once
     for name, column in columns.items():
         found[name] = coded(group_names(column))
-        if is_binned(column): notes.append(f"{brief(name)} is a number with many values: its groups are ranges between quartiles")
-        elif (k := as_text(column).n_unique()) > MAX_GROUPS: notes.append(f"{brief(name)} has {k:,} values: the {MAX_GROUPS - 1} most frequent are groups, the others are one")
+        notes += many_values(brief(name), column)
     return found | ({" & ".join(found): coded(cross(*found.values()))} if len(found) > 1 else {})
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #e4cc147b

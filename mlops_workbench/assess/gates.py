@@ -12,7 +12,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from .fairness import DISPARITIES, SERVED
+from .fairness import DISPARITIES, MAX_CROSSED, MAX_PAIRED, SERVED
 from .means import METRICS
 from .metrics import Estimate
 from ..core import show
@@ -154,6 +154,13 @@ def _keeps(x: float, op: str, limit: float) -> bool:
     return {">=": x >= limit, ">": x > limit, "<=": x <= limit, "<": x < limit}[op]
 
 # %% ../../nbs/api/3_assess/04_gates.ipynb #3f4ecc75
+def _crossed(gate: Gate, columns: list[str]) -> str:
+    "What to do about an intersection of columns that are there; empty for another column."
+    parts = set(gate.column.split(" & "))
+    if len(parts) < 2 or not parts <= set(columns): return ""
+    same = next((c for c in columns if set(c.split(" & ")) == parts), "")
+    return f"write {gate.metric}({same})" if same else f"every two of the first {MAX_PAIRED} sensitive columns are crossed, and all together, where that makes no more than {MAX_CROSSED:,} groups; [derive] can make one column of several"
+
 def read_gates(
     rules: Mapping[str, str],              # name -> rule, the section [gates] of the settings
     *,
@@ -176,7 +183,7 @@ def read_gates(
         if of_slice and columns is not None and g.column not in columns:
             raise SettingsError(f"there is no slice {g.column[6:]!r}", where=where, remedy="add it to [slices]; " + nearest(g.column[6:], [c[6:] for c in columns if c.startswith("slice:")]))
         if g.column and columns is not None and g.column not in columns and g.key != "gain(champion)":
-            raise SettingsError(f"{g.column!r} is not assessed by group", where=where, remedy="add it to [task] sensitive; " + nearest(g.column, columns))
+            raise SettingsError(f"{g.column!r} is not assessed by group", where=where, remedy=_crossed(g, columns) or "add it to [task] sensitive; " + nearest(g.column, columns))
     return gates
 
 def held_back(

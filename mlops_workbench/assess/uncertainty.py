@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
+from .fairness import first_of
 from .metrics import Estimate, check_arrays, finite, interval, resample_means, wilson
 from ..core import show
 from ..core.errors import InputError, nearest
@@ -96,7 +97,7 @@ class Conformal:
             if len(mine) >= least: limits[str(g)] = conformal_limit(mine, coverage)
             else: few.append(f"{g} ({len(mine)})")
         notes = [f"{len(labels)} rows are too few to promise {coverage:.0%}, which takes {fewest_rows(coverage)}: nothing is ruled out"] * (len(labels) < fewest_rows(coverage))
-        notes += [f"the common limit serves groups with fewer than {least} rows: {', '.join(few)}"] * bool(few)
+        notes += [f"the common limit serves groups with fewer than {least} rows: {first_of(few)}"] * bool(few)
         return cls(framing, method, coverage, conformal_limit(strange, coverage), limits, len(labels), tuple(notes))
 
     def limit_of(
