@@ -31,6 +31,7 @@ def precision_recall(
 def precision_recall_figure(
     labels: Any,                # [n] 1 positive, 0 negative
     models: Mapping[str, Any],  # name -> scores [n]
+    **options: Any,             # of `average_precision`
 ) -> Any:
     "A figure of precision against recall for each model, with its average precision."
     fig, ax = show.figure(4.6, 4.2)
@@ -38,7 +39,7 @@ def precision_recall_figure(
     ax.axhline(share, color="0.6", lw=1, ls="--")
     for (name, scores), colour in zip(models.items(), show.palette):
         table = precision_recall(labels, scores)
-        label = f"{name}: {average_precision(labels, np.asarray(scores, float))}".rsplit(", n", 1)[0]
+        label = f"{name}: {average_precision(labels, np.asarray(scores, float), **options)}".rsplit(", n", 1)[0]
         ax.step(np.r_[table["recall"].to_numpy(), 0], np.r_[table["precision"].to_numpy(), 1], where="post", color=colour, lw=1.8, label=label)
     ax.set(xlabel="recall", ylabel="precision", title=f"Precision and recall, n = {len(np.asarray(labels)):,}", xlim=(-0.01, 1.01), ylim=(-0.01, 1.03))
     ax.legend(loc="lower left", frameon=False, fontsize=8)

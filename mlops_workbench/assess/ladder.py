@@ -100,6 +100,8 @@ def calibration_error(
 def roc_figure(
     labels: Any,                # [n] 1 positive, 0 negative
     models: Mapping[str, Any],  # name -> scores [n]
+    *,
+    confidence: float = 0.95,   # of the intervals
 ) -> Any:
     "A figure of the ROC curve of each model, with its AUC."
     fig, ax = show.figure(4.6, 4.2)
@@ -109,7 +111,7 @@ def roc_figure(
         order = np.argsort(-np.asarray(scores, float), kind="stable")
         ends = np.r_[np.flatnonzero(np.diff(np.asarray(scores)[order])), len(y) - 1]
         tpr, fpr = (np.r_[0, np.cumsum(m[order])[ends] / max(m.sum(), 1)] for m in (y, ~y))
-        ax.plot(fpr, tpr, color=colour, lw=1.8, label=f"{name}: AUC {auc(labels, np.asarray(scores, float))}".rsplit(", n", 1)[0])
+        ax.plot(fpr, tpr, color=colour, lw=1.8, label=f"{name}: AUC {auc(labels, np.asarray(scores, float), confidence=confidence)}".rsplit(", n", 1)[0])
     ax.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC curve, n = {len(y):,}", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.legend(loc="lower right", frameon=False, fontsize=8)
     return fig
