@@ -130,8 +130,10 @@ def _assess_file(run: JobRun, data: str, model: str) -> Assessment:
     if task.form in ("binary", "regression"): scores = scores[:, -1]
     absent = [c for c in task.sensitive if c not in frame.columns]
     if absent: raise NotFoundError(f"the sensitive column {absent[0]!r} is not in the file", where=data, remedy="give a file with the columns of the training data")
-    return assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
+    lacking = [f"The file lacks the column {c!r}, which [task] {key} names: {so}." for key, c, so in (("weight", task.weight, "every row counts alike"), ("status_quo", task.status_quo, "nothing is known of what is decided now")) if c and c not in frame.columns]
+    found = assess_scores(task, task.labels(frame), scores, frame.select(task.sensitive), policy=Policy.from_json(json.dumps(bundle.record["policy"])),
                          gates=settings.gates, slices=task.slices | settings.slices, rows=task.blanked(frame), settings=settings.assess, weights=task.weights(frame) if task.weight in frame.columns else None, present=present_decisions(task, frame), amounts=task.amounts(frame), run=run.id)
+    return replace(found, notes=[*lacking, *found.notes])
 
 # %% ../../nbs/api/7_jobs/04a_assess_steps.ipynb #4a016a88
 def _chosen(run: JobRun, found: Searched, background: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
