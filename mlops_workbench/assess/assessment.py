@@ -113,10 +113,21 @@ class Assessment:
         "The gates' answers for the chosen policy."
         return self.chosen.answers
 
+    @property
+    def options(self) -> dict[str, Any]:
+        "What every interval is drawn with: confidence, replicates, seed."
+        return {"confidence": self.settings.confidence, "replicates": self.settings.bootstrap, "seed": self.seed}
+
     @cached_property
     def parts(self) -> dict[str, pl.DataFrame]:
-        "The parts that answers of several labels, of levels or of quantiles have, by name; empty for other tasks."
+        "Where the answers err, a table by name: classes and confusion, labels, levels, quantiles and ranges, or residuals."
         return _parts(self)
+
+    @cached_property
+    def valued(self) -> pl.DataFrame | None:
+        "What decisions are worth: of two classes those of each candidate; of several as in `deciding`."
+        if self.task.framing != "binary": return self.deciding
+        return value_table(self.labels, {e.name: e.decisions for e in self.evidence}, worth_of(self.task), amounts=self.amounts, **self.options)
 
     @property
     def held_back(self) -> list[Answer]:
@@ -164,26 +175,27 @@ class Assessment:
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #77e0cad6
 def _parts(a: Assessment) -> dict[str, pl.DataFrame]:
-    options: dict[str, Any] = {"confidence": a.settings.confidence, "replicates": a.settings.bootstrap, "seed": a.seed}
-    if a.task.form == "multilabel": return {"labels": by_label(a.labels, a.scores, a.chosen.decisions, a.task.classes, **options)}
-    if a.task.form == "hierarchical": return {"levels": performance_by_level(a.labels, a.scores, a.task.tree, **options)}
-    if a.task.form != "quantiles": return {}
-    return {"quantiles": by_quantile(a.labels, a.scores, a.task.quantiles, constant=a.constant, **options), "ranges": by_range(a.labels, a.scores, a.task.quantiles, confidence=a.settings.confidence)}
+    form, one, drawn = a.task.form, {"confidence": a.settings.confidence, "weights": a.weights}, a.options | {"weights": a.weights}
+    if form == "regression": return {"residuals": residuals(a.labels, a.scores, **one)}
+    if form == "multilabel": return {"labels": by_label(a.labels, a.scores, a.chosen.decisions, a.task.classes, **drawn)}
+    if form == "quantiles": return {"quantiles": by_quantile(a.labels, a.scores, a.task.quantiles, constant=a.constant, **drawn), "ranges": by_range(a.labels, a.scores, a.task.quantiles, **one)}
+    levels = {"levels": performance_by_level(a.labels, a.scores, a.task.tree, **drawn)} if form == "hierarchical" else {}
+    return levels | {name: f(a.labels, a.chosen.decisions, a.task.classes, **one) for name, f in (("classes", by_class), ("confusion", confusion))}
 
 def _ends(r: dict[str, Any], name: str) -> str: return show.interval(r[name], r[f"{name}_low"], r[f"{name}_high"])
 
 def _residuals(a: Assessment) -> show.Html:
     return show.table([{"from": r["from"], "to": r["to"], "n": r["n"], "mean residual": show.interval(r["residual"], r["low"], r["high"]), "mean absolute": r["mae"], "root mean square": r["rmse"]}
-                       for r in residuals(a.labels, a.scores, confidence=a.settings.confidence).to_dicts()], caption="Residuals, label less prediction, by ranges of the prediction")
+                       for r in a.parts["residuals"].to_dicts()], caption="Residuals, label less prediction, by ranges of the prediction")
 
 def _classes(a: Assessment) -> show.Html:
-    each = by_class(a.labels, a.chosen.decisions, a.task.classes, confidence=a.settings.confidence)
+    each = a.parts["classes"]
     if len(each) > 20: each = each.sort("recall", nulls_last=True)
     return show.table([{"class": r["class"], "n": r["n"], "decided": r["decided"], "precision": _ends(r, "precision"), "recall": _ends(r, "recall")} for r in each.head(20).to_dicts()],
                       caption="By class" + (f": the 20 of {len(each):,} that are found least" if len(each) > 20 else ""))
 
 def _confusion(a: Assessment) -> show.Html:
-    pairs = confusion(a.labels, a.chosen.decisions, a.task.classes, confidence=a.settings.confidence)
+    pairs = a.parts["confusion"]
     worth = dict(zip(a.task.classes, (dict(zip(a.task.classes, row)) for row in a.task.values)))
     return show.table([{"label": r["label"], "decided": r["decided"], "n": r["n"], "share of the label": show.interval(r["share"], r["low"], r["high"])} | ({"worth each": show.exact(worth[r["label"]][r["decided"]])} if worth else {}) for r in pairs.head(20).to_dicts()],
                       caption="Which class is taken for which" + (f": the 20 most frequent of {len(pairs):,} pairs" if len(pairs) > 20 else ""))
@@ -235,13 +247,12 @@ def _tables(a: Assessment) -> dict[str, show.Html]:
            "ladder": show.table([{"model": r["model"], "loss": show.interval(r["loss"], r["low"], r["high"]),
                                   "more than this model": "" if r["this"] else show.interval(r["difference"], r["difference_low"], r["difference_high"]), "n": r["n"]}
                                  for r in a.ladder.to_dicts()], caption="Beside simpler models: the loss, and how much more it is on the same rows"),
-           "calibration": show.table([{"n": r["n"], "quantile" if a.task.form == "quantiles" else "mean score": r["mean_score"], "observed": show.interval(r["observed"], r["low"], r["high"])}
+           "calibration": show.table([{"n": r["n"], "quantile" if a.task.form == "quantiles" else "mean score": r["mean_score"], "observed": show.interval(r["observed"], r["low"], r["high"])} | ({"effective n": r["effective"]} if "effective" in r else {})
                                       for r in a.calibration.to_dicts()], caption="Calibration, by " + ("quantile: the share of rows at or below it" if a.task.form == "quantiles" else "bins of the score" + ", each label of a row by itself" * (a.task.form == "multilabel")))}
     out |= _detail_tables(a)
-    if a.task.framing == "binary":
-        worth = value_table(a.labels, {e.name: e.decisions for e in a.evidence}, worth_of(a.task), amounts=a.amounts, confidence=a.settings.confidence, seed=a.seed)
+    if a.task.framing == "binary" and a.valued is not None:
         out["value"] = show.table([{"decisions": r["decisions"], "value of 1,000": show.interval(r["per_1000"], r["low"], r["high"])}
-                                   | {k: r[k] for k in ("n", "selection_rate", "tp", "fp", "fn", "tn")} for r in worth.to_dicts()],
+                                   | {k: r[k] for k in ("n", "selection_rate", "tp", "fp", "fn", "tn")} for r in a.valued.to_dicts()],
                                   caption="Value, in the unit of the task's value_tp, value_fp, value_fn and value_tn" + f" times {a.task.amount}" * bool(a.task.amount))
     if a.deciding is not None: out |= _deciding(a, a.deciding)
     if a.chosen_at and a.limit_column: out |= _fairness_tables(a.evidence[0], [a.limit_column], ", unmitigated")
@@ -305,13 +316,13 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
         "ladder": (partial(ladder_figure, a.ladder), "How much more each model loses than this one, with intervals."),
         "calibration": (partial(calibration_figure, a.calibration, framing=a.task.aim["framing"]), "The share of rows at or below each quantile, with intervals." if a.task.form == "quantiles" else "Observed against predicted, by bins of the score, with intervals.")}
     if a.task.framing == "binary":
-        out["roc"] = (partial(roc_figure, a.labels, {"this model": a.scores}), "The ROC curve of this model.")
-        out["precision and recall"] = (partial(precision_recall_figure, a.labels, {"this model": a.scores}), "Precision against recall of this model.")
+        out["roc"] = (partial(roc_figure, a.labels, {"this model": a.scores}, weights=a.weights, confidence=a.settings.confidence), "The ROC curve of this model.")
+        out["precision and recall"] = (partial(precision_recall_figure, a.labels, {"this model": a.scores}, weights=a.weights, **a.options), "Precision against recall of this model.")
         marks = {e.name: e.policy.threshold for e in a.evidence if e.policy.kind == "threshold"}
         curve = value_curve(a.labels, a.scores, worth_of(a.task), amounts=a.amounts)
         out["value"] = (partial(value_figure, curve, marks), "The value of 1,000 decisions at every threshold, with the candidates' thresholds.")
     if a.task.form == "regression":
-        out["residuals"] = (partial(residuals_figure, residuals(a.labels, a.scores, confidence=a.settings.confidence)), "The mean residual by range of the prediction, with intervals, and the mean absolute one.")
+        out["residuals"] = (partial(residuals_figure, a.parts["residuals"]), "The mean residual by range of the prediction, with intervals, and the mean absolute one.")
     panels = [(f, "") for f in a.fairness.values()]
     if a.chosen_at and a.limit_column: panels = [(a.evidence[0].fairness[a.limit_column], ", unmitigated"), *panels]
     for f, tail in panels:
@@ -326,14 +337,18 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #b5fbf8e4
 def _called(task: Task) -> str: return "a regression by quantiles" if task.form == "quantiles" else task.framing
 
+def _alike(a: Assessment, what: str) -> list[show.Html]:
+    "A note on what the rows' weights play no part in, where they have some."
+    return [] if a.weights is None else [show.note(f"{what} count every row alike, whatever it weighs{f' by {a.task.weight}' * bool(a.task.weight)}.")]
+
 def _performance(a: Assessment) -> list[show.Html]:
     tables, pictures = a.tables(), a.pictures()
     drawn = [pictures[t] for t in ("roc", "precision and recall", "residuals", "calibration") if t in pictures]
     side = show.Html('<div style="display:flex;flex-wrap:wrap;gap:12px">' + "".join(p.markup for p in drawn) + "</div>", "\n".join(map(repr, drawn)))
-    now = [part for name, x in (("status quo", a.chosen.status_quo), ("champion", a.chosen.champion)) if x for part in (show.note(x.sentence), tables[name])]
+    now = [part for name, x in (("status quo", a.chosen.status_quo), ("champion", a.chosen.champion)) if x for part in (show.note(x.sentence), tables[name], *_alike(a, f"The {'decisions' if name == 'status quo' else 'values and decisions'} that are compared"))]
     least = [show.note(f"Of no use as asked: {a.operating}.", "warn")] if isinstance(a.operating, str) else [tables["operating point"]] if a.operating else []
     return [tables["performance"], *now, tables["ladder"], *([show.note(a.network)] if a.network else []), *(show.note(s, "warn") for s in a.differ), side, *(tables[t] for t in _DETAILS[a.task.form]),
-            show.folded("Calibration, as a table", tables["calibration"]), *(part["value"] for part in (tables, pictures) if "value" in part), *([show.folded("What each decision is worth", tables["value matrix"])] if "value matrix" in tables else []), *least, *_room(a), *([a.learning.shown()] if a.learning else [])]
+            show.folded("Calibration, as a table", tables["calibration"]), *(_alike(a, "What decisions are worth, with the rates and conditions of a threshold,") if "value" in tables else []), *(part["value"] for part in (tables, pictures) if "value" in part), *([show.folded("What each decision is worth", tables["value matrix"])] if "value matrix" in tables else []), *least, *_room(a), *([a.learning.shown()] if a.learning else [])]
 
 def _room(a: Assessment) -> list[show.Html]:
     "How far the chosen policy's decisions keep to the task's capacity, where it has one."
@@ -348,7 +363,7 @@ def _fairness(a: Assessment) -> list[show.Html]:
     parts = [(a.evidence[0].fairness[a.limit_column], ", unmitigated")] if a.chosen_at and a.limit_column else []
     parts += [(f, "") for f in a.fairness.values()]
     said = lambda tail: f": {a.evidence[0].name}, before anything was done" if tail else f": {a.chosen.name}" + (", the chosen policy" if a.chosen_at else "")
-    return [show.titled(f"By {f.column}{said(tail)}", show.stack([*(show.note(s) for s in f.sentences[:1]), pictures[f"fairness: {f.column}{tail}"],
+    return _alike(a, "Rates, errors, calibration and values by group") + [show.titled(f"By {f.column}{said(tail)}", show.stack([*(show.note(s) for s in f.sentences[:1]), pictures[f"fairness: {f.column}{tail}"],
                         *(tables[f"{t}: {f.column}{tail}"] for t in ("groups", "served", "disparities") if f"{t}: {f.column}{tail}" in tables and (t != "disparities" or len(f.disparities) > 1)),
                         *([tables[t]] if (t := f"small groups: {f.column}{tail}") in tables else [])])) for f, tail in parts] + _told(a)
 
@@ -363,7 +378,7 @@ def _told(a: Assessment) -> list[show.Html]:
     return [show.titled("Proxies", show.stack(out))] if out else []
 
 def _offered(a: Assessment) -> list[show.Html]:
-    if a.offered: return [a.pictures()["candidates"], a.tables()["candidates"], show.note(_limits_in_training(a))]
+    if a.offered: return _alike(a, "Values, prices and disparities") + [a.pictures()["candidates"], a.tables()["candidates"], show.note(_limits_in_training(a))]
     why = "the deployed policy decides" if not a.candidates and a.task.framing == "binary" else "no sensitive column was given" if a.task.framing == "binary" \
         else f"thresholds are fitted to decisions between two classes, and this task is {_called(a.task)}"
     return [show.note(f"Nothing was fitted: {why}.")]
@@ -376,7 +391,7 @@ def _limits_in_training(a: Assessment) -> str:
     return f"The thresholds here are fitted to a model that is there. The settings can also ask tune for {', or '.join(tried)}." + f" This model was trained on weights that make {a.task.reweigh} and {a.task.target} independent." * bool(a.task.reweigh)
 
 def _uncertain(a: Assessment) -> list[show.Html]:
-    return uncertainty_parts(a.uncertainty) if a.uncertainty else []
+    return _alike(a, "Coverage, risk and the band") + uncertainty_parts(a.uncertainty) if a.uncertainty else []
 
 def _slices(a: Assessment) -> list[show.Html]:
     alike = f"The weights{f' of {a.task.weight}' * bool(a.task.weight)} count in the performance, in the metrics of named slices and in the search for slices. Rates by group and values count every row alike."
@@ -407,8 +422,7 @@ def _json(a: Assessment) -> dict[str, Any]:
         "performance": a.performance, "ladder": a.ladder, "calibration": a.calibration, "estimates": a.chosen.estimates,
         "worth": {"values": dict(zip(a.task.classes, (dict(zip(a.task.classes, row)) for row in a.task.values))) or worth_of(a.task), "amount": a.task.amount, "capacity": a.task.capacity} if a.task.valued else None, "deciding": a.deciding,
         "status_quo": a.chosen.status_quo, "champion": a.chosen.champion, "network": a.network, "learning": a.learning.to_json() if a.learning else None, "operating_point": a.operating, "loss_and_value_differ": a.differ,
-        **{f"by_{name.removesuffix('s')}": table for name, table in a.parts.items()},
-        **({"residuals": residuals(a.labels, a.scores)} if a.task.form == "regression" else {"classes_found": by_class(a.labels, a.chosen.decisions, a.task.classes)} if a.task.form in ("binary", "multiclass", "hierarchical") else {}),
+        **{{"classes": "classes_found", "confusion": "confusion", "residuals": "residuals"}.get(name, f"by_{name.removesuffix('s')}"): table for name, table in a.parts.items()},
         "slices": a.sliced.to_json(a.chosen.estimates), "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,
         "limit": None if a.limit is None else {"metric": a.limit.metric, "column": a.limit_column, "value": a.limit.value},
         "candidates": [c.to_json() | {"gates": e.answers} for c, e in zip(a.candidates, a.evidence)], "other_models": [c.to_json() for c in a.others], "proxies": a.proxies,
@@ -527,7 +541,7 @@ def assess_predictions(
     notes += _banded(doubt, rules)
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, _scheme(folds), len(labels), labels, scores, ladder,
-                      calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
+                      calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, weights=weights, confidence=settings.confidence), evidence, at, reasons, candidates, limit, column,
                       settings, seed, run, notes, sliced=sliced, others=beside, proxies=_proxies(task, sensitive, rows, seed, settings), uncertainty=doubt, constant=models["constant"], weights=weights,
                       network=network_worth(labels, models, task.aim, seconds=seconds, weights=weights, **options), **_thresholds(task, labels, models, ladder, conditions, amounts, options))
 
@@ -626,6 +640,6 @@ def assess_scores(
     notes = groups_told(sensitive, groups) + ([f"gates not asked, for want of their column or of candidates: {', '.join(skipped)}"] if skipped else [])
     ladder = compare(labels, models, **task.aim, against="this model", weights=weights, **options)
     return Assessment(task, f"{len(labels):,} labelled rows, scored by the deployed model", len(labels), labels, scores, ladder,
-                      calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced,
+                      calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, weights=weights, confidence=settings.confidence), [piece], at, reasons, settings=settings, seed=seed, run=run, sliced=sliced,
                       notes=notes + _banded(doubt, rules), proxies=_proxies(task, sensitive, rows, seed, settings), uncertainty=doubt, constant=models["constant"], weights=weights,
                       **_thresholds(task, labels, models, ladder, conditions, amounts, options))

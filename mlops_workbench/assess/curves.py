@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .metrics import average_precision, check_arrays, wilson, z_of
+from .metrics import average_precision, check_arrays, shares, weighed, z_of
 from ..core import show
 from ..core.errors import InputError
 
@@ -20,25 +20,31 @@ from ..core.errors import InputError
 def precision_recall(
     labels: Any,   # [n] 1 positive, 0 negative
     scores: Any,   # [n] higher means more likely positive
+    *,
+    weights: Any = None,   # [n] of the rows
 ) -> pl.DataFrame:
     "A row for each threshold that decides differently, ascending: threshold, precision, recall, selection_rate; without positives nothing."
-    y, s, _, _ = check_arrays(labels, scores, "binary")
+    y, s, _, w = check_arrays(labels, scores, "binary", weights=weights)
+    y, s, w = weighed(w, y, s)
     levels, place = np.unique(s, return_inverse=True)
-    chosen, right = (np.cumsum(np.bincount(place, w, len(levels))[::-1])[::-1] for w in (None, y == 1))
+    chosen, right = (np.cumsum(np.bincount(place, x, len(levels))[::-1])[::-1] for x in (w, w * (y == 1)))
     if not (y == 1).any(): return pl.DataFrame(schema=dict.fromkeys(("threshold", "precision", "recall", "selection_rate"), pl.Float64))
-    return pl.DataFrame({"threshold": levels, "precision": right / chosen, "recall": right / right[0], "selection_rate": chosen / len(y)})
+    return pl.DataFrame({"threshold": levels, "precision": right / chosen, "recall": right / right[0], "selection_rate": chosen / w.sum()})
 
 def precision_recall_figure(
     labels: Any,                # [n] 1 positive, 0 negative
     models: Mapping[str, Any],  # name -> scores [n]
+    *,
+    weights: np.ndarray | None = None,   # [n] of the rows
+    **options: Any,             # of `average_precision`
 ) -> Any:
     "A figure of precision against recall for each model, with its average precision."
     fig, ax = show.figure(4.6, 4.2)
-    share = float((np.asarray(labels) == 1).mean())
+    share = float(np.average(np.asarray(labels) == 1, weights=weights))
     ax.axhline(share, color="0.6", lw=1, ls="--")
     for (name, scores), colour in zip(models.items(), show.palette):
-        table = precision_recall(labels, scores)
-        label = f"{name}: {average_precision(labels, np.asarray(scores, float))}".rsplit(", n", 1)[0]
+        table = precision_recall(labels, scores, weights=weights)
+        label = f"{name}: {average_precision(labels, np.asarray(scores, float), weights=weights, **options)}".rsplit(", n", 1)[0]
         ax.step(np.r_[table["recall"].to_numpy(), 0], np.r_[table["precision"].to_numpy(), 1], where="post", color=colour, lw=1.8, label=label)
     ax.set(xlabel="recall", ylabel="precision", title=f"Precision and recall, n = {len(np.asarray(labels)):,}", xlim=(-0.01, 1.01), ylim=(-0.01, 1.03))
     ax.legend(loc="lower left", frameon=False, fontsize=8)
@@ -50,16 +56,16 @@ def by_class(
     decisions: Any,           # [n] class codes
     classes: Sequence[str],   # names, in the order of their codes
     *,
+    weights: Any = None,      # [n] of the rows
     confidence: float = 0.95, # of the intervals
 ) -> pl.DataFrame:
-    "A row for each class: class, n, decided, precision, recall and f1; precision and recall with low and high. Null where there are no such rows."
+    "A row for each class: class, n, decided, precision, recall and f1; precision and recall with low and high; n and decided count rows, whatever they weigh. Null where there are no such rows."
     y, d, k = _codes(labels, decisions, classes)
-    true, decided, right = (np.bincount(x, minlength=k) for x in (y, d, y[y == d]))
-    found: dict[str, Any] = {"class": list(classes), "n": true, "decided": decided}
-    for name, of in (("precision", decided), ("recall", true)):
-        low, high = wilson(right, of, confidence=confidence)
-        with np.errstate(invalid="ignore", divide="ignore"): found |= {name: right / of, f"{name}_low": low, f"{name}_high": high}
-    with np.errstate(invalid="ignore", divide="ignore"): found["f1"] = 2 * right / (true + decided)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, float)
+    found: dict[str, Any] = {"class": list(classes), "n": np.bincount(y, minlength=k), "decided": np.bincount(d, minlength=k)}
+    sums = lambda at: [np.bincount(at, x, k) for x in (w * (y == d), w, w * w * (y == d), w * w)]
+    for name, of in (("precision", sums(d)), ("recall", sums(y))): found |= dict(zip((name, f"{name}_low", f"{name}_high"), shares(*of, confidence=confidence)))
+    with np.errstate(invalid="ignore", divide="ignore"): found["f1"] = 2 * sums(y)[0] / (sums(y)[1] + sums(d)[1])
     return pl.DataFrame(found).with_columns(pl.selectors.float().fill_nan(None))
 
 def confusion(
@@ -67,16 +73,19 @@ def confusion(
     decisions: Any,           # [n] class codes
     classes: Sequence[str],   # names, in the order of their codes
     *,
+    weights: Any = None,      # [n] of the rows
     confidence: float = 0.95, # of the intervals
 ) -> pl.DataFrame:
     "A row for each pair that occurs and is wrong, the most frequent first: label, decided, n, and its share of the label's rows with low and high."
     y, d, k = _codes(labels, decisions, classes)
-    pair, count = np.unique((y * k + d)[y != d], return_counts=True)
-    of = np.bincount(y, minlength=k)[pair // k]
-    low, high = wilson(count, of, confidence=confidence)
+    w = np.ones(len(y)) if weights is None else np.asarray(weights, float)
+    pair, place, count = np.unique((y * k + d)[y != d], return_inverse=True, return_counts=True)
+    right, right_2 = (np.bincount(place, x[y != d], len(pair)) for x in (w, w * w))
+    every, every_2 = (np.bincount(y, x, k)[pair // k] for x in (w, w * w))
+    share, low, high, _ = shares(right, every, right_2, every_2, confidence=confidence)
     names = np.array(list(classes), dtype=object)
-    return pl.DataFrame({"label": names[pair // k].tolist(), "decided": names[pair % k].tolist(), "n": count, "share": count / of, "low": low, "high": high},
-                        schema_overrides={"label": pl.String, "decided": pl.String}).sort("n", descending=True, maintain_order=True)
+    return pl.DataFrame({"label": names[pair // k].tolist(), "decided": names[pair % k].tolist(), "n": count, "share": share, "low": low, "high": high},
+                        schema_overrides={"label": pl.String, "decided": pl.String}).with_columns(pl.selectors.float().fill_nan(None)).sort("n", descending=True, maintain_order=True)
 
 def _codes(labels: Any, decisions: Any, classes: Sequence[str]) -> tuple[np.ndarray, np.ndarray, int]:
     "Both as codes of known classes."
@@ -91,20 +100,22 @@ def residuals(
     labels: Any,               # [n] quantities
     scores: Any,               # [n] predictions
     *,
+    weights: Any = None,       # [n] of the rows
     bins: int = 10,            # ranges of equal counts, at most
     confidence: float = 0.95,  # of the intervals
 ) -> pl.DataFrame:
     "A row for each range of the prediction: from, to, n, residual (mean) with low and high, mae, rmse."
-    y, s, _, _ = check_arrays(labels, scores, "regression")
+    y, s, _, w = check_arrays(labels, scores, "regression", weights=weights)
+    y, s, w = weighed(w, y, s)
     edges = np.unique(np.quantile(s, np.linspace(0, 1, bins + 1)[1:-1])) if len(s) else np.array([])
     at, left = np.searchsorted(edges, s, side="right"), y - s
     rows = []
     for b in np.unique(at):
-        here, part = left[at == b], s[at == b]
-        half = z_of(confidence) * float(here.std(ddof=1)) / len(here) ** 0.5 if len(here) > 1 else None
-        mean = float(here.mean())
+        here, part, own = left[at == b], s[at == b], w[at == b] / w[at == b].sum()
+        mean, squares = float(own @ here), float(own @ own)   # Kish's effective size is one over the squares
+        half = z_of(confidence) * float(np.sqrt((own * (here - mean)) @ (own * (here - mean)) / (1 - squares))) if len(here) > 1 else None
         rows.append((float(part.min()), float(part.max()), len(here), mean, None if half is None else mean - half, None if half is None else mean + half,
-                     float(np.abs(here).mean()), float(np.sqrt((here**2).mean()))))
+                     float(own @ np.abs(here)), float(np.sqrt(own @ here**2))))
     schema = {"from": pl.Float64, "to": pl.Float64, "n": pl.Int64} | dict.fromkeys(("residual", "low", "high", "mae", "rmse"), pl.Float64)
     return pl.DataFrame(rows, schema=schema, orient="row")
 

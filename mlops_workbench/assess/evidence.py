@@ -238,7 +238,7 @@ def gather(
     table = hierarchical_performance(labels, scores, task.tree, **given) if task.form == "hierarchical" else performance(labels, scores, **task.aim, **given)
     estimates = {r["metric"]: Estimate(r["estimate"], r["low"], r["high"], r["n"], r["note"]) for r in table.to_dicts()}
     if task.form != "regression":
-        estimates["calibration_error"] = calibration_error(calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, confidence=options["confidence"]), **options)
+        estimates["calibration_error"] = calibration_error(calibration(labels, scores, task.aim["framing"], quantiles=task.quantiles, weights=weights, confidence=options["confidence"]), **options)
     if task.valued: estimates["value"] = mean_value(labels, decisions, worth_of(task), amounts=amounts, **options)
     elif task.framing == "multiclass": estimates["value"] = Estimate(None, n=len(labels), note="[task] value_matrix would say what decisions are worth")
     if policy.kind == "value": estimates["gain(argmax)"] = mean_value(labels, decisions, worth_of(task), against=Policy("argmax").decide(scores), amounts=amounts, **options)

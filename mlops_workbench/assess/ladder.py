@@ -13,7 +13,7 @@ import numpy as np
 import polars as pl
 
 from .means import losses
-from .metrics import Estimate, auc, check_arrays, interval, resample_means, wilson, z_of
+from .metrics import Estimate, auc, check_arrays, interval, resample_means, shares, weighed, z_of
 from ..core import show
 from ..core.errors import InputError, nearest
 
@@ -49,31 +49,34 @@ def calibration(
     framing: str = "binary",   # one of `model.framing.FORMS`
     *,
     quantiles: Sequence[float] = (),   # of a regression by quantiles
+    weights: Any = None,       # [n] of the rows
     bins: int = 10,            # bins of equal counts, at most
     confidence: float = 0.95,  # of the intervals
 ) -> pl.DataFrame:
-    "A row for each bin of the score, or for each quantile: n, mean_score (the quantile), observed (rate or mean), low, high."
-    y, s, _, _ = check_arrays(labels, scores, framing)
+    "A row for each bin of the score, or for each quantile: n, mean_score (the quantile), observed (rate or mean), low, high; with weights also the bin's weight and effective size."
+    y, s, _, w = check_arrays(labels, scores, framing, weights=weights)
+    y, s, w = weighed(w, y, s)
     if framing == "quantiles":
-        n, below = np.full(len(quantiles), len(y)), (y[:, None] <= s).sum(axis=0)
-        low, high = wilson(below, n, confidence=confidence)
-        return pl.DataFrame({"n": n, "mean_score": list(quantiles), "observed": below / np.maximum(n, 1), "low": low, "high": high})
+        below, each = y[:, None] <= s, np.full(len(quantiles), 1.0)
+        share, low, high, size = shares(w @ below, w.sum() * each, w**2 @ below, (w**2).sum() * each, confidence=confidence)
+        return _bins(np.full(len(quantiles), len(y)), list(quantiles), np.nan_to_num(share), low, high, None if weights is None else (w.sum() * each, size))
     row = np.repeat(np.arange(len(s)), s.shape[1]) if framing == "multilabel" else None
     if framing == "multiclass": y, s = (s.argmax(1) == y).astype(np.int64), s.max(1)
-    y, s = y.ravel(), s.ravel()
+    if row is not None: y, s, w = y.ravel(), s.ravel(), w[row]
     edges = np.unique(np.quantile(s, np.linspace(0, 1, bins + 1)[1:-1])) if len(s) else np.array([])
-    at = np.searchsorted(edges, s, side="right")
-    n = np.bincount(at, minlength=len(edges) + 1)
-    keep = n > 0
-    n, total, square = n[keep], np.bincount(at, y, len(keep))[keep], np.bincount(at, y * y, len(keep))[keep]
-    mean = total / n
+    at = np.unique(np.searchsorted(edges, s, side="right"), return_inverse=True)[1]
+    n = np.bincount(at)
+    total, mass, total_2, mass_2, score = (np.bincount(at, x) for x in (w * y, w, w * w * y, w * w, w * s))
+    off = w * (y - (total / mass)[at])
     if framing == "regression":
-        half = z_of(confidence) * np.sqrt(np.maximum(square / n - mean**2, 0) / np.maximum(n - 1, 1))
+        mean, size, spread = total / mass, mass**2 / mass_2, np.bincount(at, off * off)
+        half = z_of(confidence) * np.sqrt(spread * size / np.where(n > 1, size - 1, 1)) / mass
         low, high = mean - half, mean + half
-    else:
-        fewer = 1.0 if row is None else _together(y - mean[(np.cumsum(keep) - 1)[at]], at, row, len(keep))[keep] / np.maximum(n * mean * (1 - mean), 1e-12)
-        low, high = wilson(total / np.maximum(fewer, 1), n / np.maximum(fewer, 1), confidence=confidence)
-    return pl.DataFrame({"n": n, "mean_score": np.bincount(at, s, len(keep))[keep] / n, "observed": mean, "low": low, "high": high})
+    else: mean, low, high, size = shares(total, mass, total_2, mass_2, spread=None if row is None else _together(off, at, row, len(n)), confidence=confidence)
+    return _bins(n, score / mass, mean, low, high, None if weights is None else (mass, size))
+
+def _bins(n: np.ndarray, score: Any, mean: np.ndarray, low: np.ndarray, high: np.ndarray, weighed: tuple[np.ndarray, np.ndarray] | None) -> pl.DataFrame:
+    return pl.DataFrame({"n": n, "mean_score": score, "observed": mean, "low": low, "high": high} | ({} if weighed is None else dict(zip(("weight", "effective"), weighed))))
 
 def _together(off: np.ndarray, at: np.ndarray, row: np.ndarray, bins: int) -> np.ndarray:
     "The variance of each bin's sum [bins] where what belongs to one row goes together: the sum over rows of their squared sums."
@@ -88,28 +91,32 @@ def calibration_error(
     replicates: int = 1000,    # bootstrap draws
     seed: int = 0,             # of the draws
 ) -> Estimate:
-    "The expected calibration error: the mean distance between score and observed rate, over bins weighted by their counts, or over quantiles."
+    "The expected calibration error: the mean distance between score and observed rate, over bins weighted by their counts, or by the weights of their rows, or over quantiles."
     n, score, observed = (table[c].to_numpy() for c in ("n", "mean_score", "observed"))
     if n.sum() == 0: return Estimate(None, note="no rows")
-    drawn = np.random.default_rng(seed).binomial(n, np.clip(observed, 0, 1), size=(replicates, len(n))) / n
-    low, high = interval((np.abs(drawn - score) * n).sum(1) / n.sum(), confidence=confidence)
-    value = float((np.abs(observed - score) * n).sum() / n.sum())
+    mass, size = (table["weight"].to_numpy(), np.maximum(table["effective"].to_numpy().round(), 1).astype(np.int64)) if "weight" in table.columns else (n, n)
+    drawn = np.random.default_rng(seed).binomial(size, np.clip(observed, 0, 1), size=(replicates, len(n))) / size
+    low, high = interval((np.abs(drawn - score) * mass).sum(1) / mass.sum(), confidence=confidence)
+    value = float((np.abs(observed - score) * mass).sum() / mass.sum())
     return Estimate(value, min(float(low), value), max(float(high), value), int(n.sum()))
 
 # %% ../../nbs/api/3_assess/00a_ladder.ipynb #9a163a05
 def roc_figure(
     labels: Any,                # [n] 1 positive, 0 negative
     models: Mapping[str, Any],  # name -> scores [n]
+    *,
+    weights: np.ndarray | None = None,   # [n] of the rows
+    confidence: float = 0.95,   # of the intervals
 ) -> Any:
     "A figure of the ROC curve of each model, with its AUC."
     fig, ax = show.figure(4.6, 4.2)
-    y = np.asarray(labels) == 1
+    y, w = np.asarray(labels) == 1, np.ones(len(labels)) if weights is None else weights
     ax.plot([0, 1], [0, 1], color="0.6", lw=1, ls="--")
     for (name, scores), colour in zip(models.items(), show.palette):
         order = np.argsort(-np.asarray(scores, float), kind="stable")
         ends = np.r_[np.flatnonzero(np.diff(np.asarray(scores)[order])), len(y) - 1]
-        tpr, fpr = (np.r_[0, np.cumsum(m[order])[ends] / max(m.sum(), 1)] for m in (y, ~y))
-        ax.plot(fpr, tpr, color=colour, lw=1.8, label=f"{name}: AUC {auc(labels, np.asarray(scores, float))}".rsplit(", n", 1)[0])
+        tpr, fpr = (np.r_[0, np.cumsum(m[order])[ends] / (m.sum() or 1)] for m in (w * y, w * ~y))
+        ax.plot(fpr, tpr, color=colour, lw=1.8, label=f"{name}: AUC {auc(labels, np.asarray(scores, float), weights=weights, confidence=confidence)}".rsplit(", n", 1)[0])
     ax.set(xlabel="false positive rate", ylabel="true positive rate", title=f"ROC curve, n = {len(y):,}", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     ax.legend(loc="lower right", frameon=False, fontsize=8)
     return fig

@@ -38,7 +38,8 @@ def better(
     a: Assessment,   # the evidence
 ) -> list[str]:
     "Whether the model is better than what there is, and what its decisions are worth."
-    said = [a.chosen.status_quo.sentence] if a.chosen.status_quo else ["What is decided now is not known" + (": [task] status_quo would name its column." if a.task.form != "multilabel" else ".")]
+    why = f": the rows do not have the column {a.task.status_quo!r}, which [task] status_quo names, or it is empty" if a.task.status_quo else ": [task] status_quo would name its column" * (a.task.form != "multilabel")
+    said = [a.chosen.status_quo.sentence if a.chosen.status_quo else f"What is decided now is not known{why}."]
     if a.chosen.champion: said.append(a.chosen.champion.sentence)
     said += [worth_its_cost(a.ladder.filter(~pl.col("model").str.starts_with("champion (")))] + [a.network] * bool(a.network)
     value = a.chosen.estimates.get("value")

@@ -7,12 +7,10 @@ __all__ = ['frames', 'write_tables']
 
 # %% ../../nbs/api/3_assess/05b_tables.ipynb #e81f472f
 from pathlib import Path
-from typing import Any
 
 import polars as pl
 
 from .assessment import Assessment
-from .curves import by_class, confusion, residuals
 from .mitigate import candidates_table
 
 # %% ../../nbs/api/3_assess/05b_tables.ipynb #0c40fc02
@@ -20,17 +18,13 @@ def frames(
     a: Assessment,   # the evidence
 ) -> dict[str, pl.DataFrame]:
     "Every table of the assessment by name, in full precision."
-    given: dict[str, Any] = {"confidence": a.settings.confidence}
-    found = {"performance": a.performance, "ladder": a.ladder, "calibration": a.calibration}
-    found |= a.parts
-    if a.task.form == "regression": found["residuals"] = residuals(a.labels, a.scores, **given)
-    elif a.task.form in ("binary", "multiclass", "hierarchical"): found |= {"classes": by_class(a.labels, a.chosen.decisions, a.task.classes, **given), "confusion": confusion(a.labels, a.chosen.decisions, a.task.classes, **given)}
+    found = {"performance": a.performance, "ladder": a.ladder, "calibration": a.calibration} | a.parts
     for name, f in a.fairness.items(): found |= {f"groups by {name}": f.groups, f"disparities by {name}": f.disparities} | ({} if f.shrunken is None else {f"shrunken by {name}": f.shrunken})
     found |= {f"proxies of {name}": p for name, p in a.proxies.items()}
     if a.chosen.status_quo: found["status quo"] = a.chosen.status_quo.table
     if a.chosen.champion: found["champion"] = a.chosen.champion.table
     if a.learning: found["learning"] = a.learning.table
-    if a.deciding is not None: found["value"] = a.deciding
+    if a.valued is not None: found["value"] = a.valued
     if a.candidates: found["candidates"] = candidates_table([*a.candidates, *a.others])
     if a.gates: found["gates"] = pl.DataFrame([g.to_json() for g in a.gates], infer_schema_length=None)
     return found

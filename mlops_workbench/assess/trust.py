@@ -90,9 +90,10 @@ class Trust:
     kept: dict[str, str]          # column -> why no change may touch it
     confidence: float             # of the intervals
     seed: int                     # of the draws
+    bootstrap: int = 1000         # how many draws
 
     def _parts(self) -> list[Html]:
-        options: dict[str, Any] = {"confidence": self.confidence, "seed": self.seed}
+        options: dict[str, Any] = {"bootstrap": self.bootstrap, "confidence": self.confidence, "seed": self.seed}
         parts = [self.certificate.table(), titled("Which way the leading columns work", stack(self.dependence))]
         if len(self.together.names) > 1: parts.append(titled("What counts together", interactions_figure(self.together, **options)))
         parts += [groups_table(by, caption=f"How much each column counts, by {name}, with intervals and rows") for name, by in self.groups.items()]
@@ -108,7 +109,7 @@ class Trust:
 
     def to_json(self) -> dict[str, Any]:
         "The numbers as plain JSON."
-        pairs = self.together.pairs(confidence=self.confidence, seed=self.seed).head(10).to_dicts() if len(self.together.names) > 1 else []
+        pairs = self.together.pairs(bootstrap=self.bootstrap, confidence=self.confidence, seed=self.seed).head(10).to_dicts() if len(self.together.names) > 1 else []
         return {"certificate": self.certificate.to_json(), "interactions": pairs, "by_group": {name: by.to_dicts() for name, by in self.groups.items()}, "what_if": None if self.change is None else self.change.to_json() | {"kept": self.kept}}
 
 def examine(
@@ -123,13 +124,14 @@ def examine(
     groups: Mapping[str, Sequence[Any] | np.ndarray] | None = None,   # what divides the rows -> the group of each, by which importance is compared
     fixed: Sequence[str] = (),    # columns that a change may not touch, beside the sensitive ones
     columns: int = 3,             # whose dependence is shown
+    bootstrap: int = 1000,        # how often rows are drawn again
     confidence: float = 0.95,     # of the intervals
     seed: int = 0,                # of all draws
 ) -> Trust:
     "The certificate, dependence, interactions, importance by group, and a change that turns a refusal."
     task, features = predictor.task, predictor.features
     x = lambda at: features.transform(frame[at])
-    known = set(attributions.names)
+    known, options = set(attributions.names), {"bootstrap": bootstrap, "confidence": confidence, "seed": seed}
     names = [n if n in known or not n else OTHERS for n in features.sources]
     link, some = attributions.link, np.sort(np.random.default_rng(seed).permutation(len(rows))[:30])
     certificate = certify(predictor, attributions, x(rows), x(background), names=names, frame=frame, others=x(others) if len(others) else None, checked=5, seed=seed)
@@ -139,9 +141,9 @@ def examine(
         one, unit = attributions.of(k), f"{'log-odds' if link == 'logit' else 'units'} of {name}"
     ranked = importance(attributions, bootstrap=1)["column"].to_list()
     leading, few = ranked[:columns], set(ranked[:PAIRED])
-    drawn = [dependence_figure(one, c, unit=unit, confidence=confidence, seed=seed) for c in leading]
+    drawn = [dependence_figure(one, c, unit=unit, **options) for c in leading]
     together = interactions(predictor, x(rows[some]), x(background[:30]), names=[c if c in few or not c else OTHERS for c in names], link=link, seed=seed)
-    by_group = {name: importance_by_group(attributions, of, confidence=confidence, seed=seed) for name, of in (groups or {}).items()}
+    by_group = {name: importance_by_group(attributions, of, **options) for name, of in (groups or {}).items()}
     change, kept = None, {c: "sensitive" for c in task.sensitive} | {c: "fixed by the settings" for c in fixed}
     kept = {c: f"goes with {s}" for c, s in stand_ins(frame, task.features, task.sensitive).items()} | kept
     if policy is not None and task.framing == "binary":
@@ -149,4 +151,4 @@ def examine(
         if at is not None:
             row = frame[[int(rows[at])]]
             change = what_if(predictor, row, table=frame, immutable=list(kept), tied=tied_columns(certificate), decide=_decider(policy, row), wanted=task.classes[1])
-    return Trust(certificate, drawn, together, {name: by for name, by in by_group.items() if by["group"].n_unique() > 1}, change, kept, confidence, seed)
+    return Trust(certificate, drawn, together, {name: by for name, by in by_group.items() if by["group"].n_unique() > 1}, change, kept, confidence, seed, bootstrap)
