@@ -271,6 +271,19 @@ def test_halves_of_the_rows_choose_where_these_are_few_and_nothing_else_limits_t
     assert not asked
 
 
+def sided(seed): return table(400, seed).with_columns(side=pl.when(pl.col("weight") > 1).then(pl.lit("left")).otherwise(pl.lit("right")))
+
+
+def limited(frame, limit, trials=3, families=("trees", "linear"), **more):
+    return fit_model(frame, task(sensitive=("side",), **more), trials=trials, device="cpu", families=families, goals=Goals.of({"loss": "minimize"}, [limit]))
+
+
+def test_several_that_keep_a_limit_together_are_not_left_for_one_that_loses_less_and_breaks_it():
+    fit = limited(sided(1), "equalized_odds_difference(side) <= 0.04")
+    alone = [v for v in fit.leaderboard["equalized_odds_difference(side)"] if v is not None]
+    assert min(alone) > 0.04 >= fit.metrics["equalized_odds_difference(side)"] and fit.versus["difference"] < 0
+
+
 def test_the_best_of_a_search_are_trained_in_folds_and_all_rows_choose(tmp_path):
     fit = fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path)
     folds, board = fit.steps[-1], fit.leaderboard

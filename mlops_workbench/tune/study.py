@@ -150,7 +150,8 @@ def _conclude(search: Search, size: int, folds: Folds | None) -> Chosen:
     scores = {name: p.calibration.apply(mix([_checked_by(search, held, k) for k in keys], p.weights)) for name, p, keys in (("the model", model, weights), (first, alone, [first]))}
     row = compare(y, scores, against="the model", weights=w, seed=d.task.seed, **d.aim).row(1, named=True)
     versus = {"single": first, "difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"], "n": row["n"], "chosen on these rows": not d.apart}
-    if row["difference"] <= 0 and not bagged: model, weights = alone, {first: 1.0}
+    beyond = lambda shares: violation(Counter(list(shares)), mix([candidates[k] for k in shares], list(shares.values()))) if violation else 0.0
+    if row["difference"] <= 0 and not bagged and beyond({first: 1.0}) <= beyond(weights): model, weights = alone, {first: 1.0}
     again = {key: _refitted(search, held, key) for key in {*weights, *best.values()}}
     def whole(p: Predictor, shares: dict[str, float]) -> Predictor:
         return replace(p, members=[m for key in shares for m in again[key]], weights=[share / len(again[key]) for key, share in shares.items() for _ in again[key]])
