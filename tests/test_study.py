@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -282,6 +283,19 @@ def test_several_that_keep_a_limit_together_are_not_left_for_one_that_loses_less
     fit = limited(sided(1), "equalized_odds_difference(side) <= 0.04")
     alone = [v for v in fit.leaderboard["equalized_odds_difference(side)"] if v is not None]
     assert min(alone) > 0.04 >= fit.metrics["equalized_odds_difference(side)"] and fit.versus["difference"] < 0
+
+
+@pytest.mark.parametrize("limit, said, constant", [
+    ("size_mb <= 0.0001", r"the model breaks size_mb <= 0.0001 \(0\.00\d+\): no trial kept it", False),
+    ("equalized_odds_difference(side) <= 0.001", "without the constant, the model would break the limits", True), ("auc >= 0.5", "", False)])
+def test_a_limit_that_nothing_keeps_is_said(limit, said, constant):
+    fit = limited(sided(1), limit, families=("linear",))
+    assert re.fullmatch(said, ". ".join(fit.notes)) and (fit.predictor.members[0].family == "constant") == constant
+
+
+def test_a_trial_that_alone_keeps_a_limit_is_found_among_many():
+    fit = limited(sided(1), "selection_rate_ratio(side) >= 0.999", trials=24, families=("trees",))
+    assert fit.metrics["selection_rate_ratio(side)"] >= max(v for v in fit.leaderboard["selection_rate_ratio(side)"] if v is not None)
 
 
 def test_the_best_of_a_search_are_trained_in_folds_and_all_rows_choose(tmp_path):
