@@ -3,6 +3,7 @@ import json
 import math
 import os
 import random
+import re
 import shutil
 import signal
 import subprocess
@@ -269,6 +270,32 @@ def test_halves_of_the_rows_choose_where_these_are_few_and_nothing_else_limits_t
     fit_model(table(), task(), trials=2, device="cpu", families=("trees",), goals=Goals.of({"loss": "minimize"}, ["size_mb <= 5"]))
     fit_model(table(10_000), task(), trials=1, device="cpu", families=("linear",))
     assert not asked
+
+
+def sided(seed): return table(400, seed).with_columns(side=pl.when(pl.col("weight") > 1).then(pl.lit("left")).otherwise(pl.lit("right")))
+
+
+def limited(frame, limit, trials=3, families=("trees", "linear"), **more):
+    return fit_model(frame, task(sensitive=("side",), **more), trials=trials, device="cpu", families=families, goals=Goals.of({"loss": "minimize"}, [limit]))
+
+
+def test_several_that_keep_a_limit_together_are_not_left_for_one_that_loses_less_and_breaks_it():
+    fit = limited(sided(1), "equalized_odds_difference(side) <= 0.04")
+    alone = [v for v in fit.leaderboard["equalized_odds_difference(side)"] if v is not None]
+    assert min(alone) > 0.04 >= fit.metrics["equalized_odds_difference(side)"] and fit.versus["difference"] < 0
+
+
+@pytest.mark.parametrize("limit, said, constant", [
+    ("size_mb <= 0.0001", r"the model breaks size_mb <= 0.0001 \(0\.00\d+\): no trial kept it", False),
+    ("equalized_odds_difference(side) <= 0.001", "without the constant, the model would break the limits", True), ("auc >= 0.5", "", False)])
+def test_a_limit_that_nothing_keeps_is_said(limit, said, constant):
+    fit = limited(sided(1), limit, families=("linear",))
+    assert re.fullmatch(said, ". ".join(fit.notes)) and (fit.predictor.members[0].family == "constant") == constant
+
+
+def test_a_trial_that_alone_keeps_a_limit_is_found_among_many():
+    fit = limited(sided(1), "selection_rate_ratio(side) >= 0.999", trials=24, families=("trees",))
+    assert fit.metrics["selection_rate_ratio(side)"] >= max(v for v in fit.leaderboard["selection_rate_ratio(side)"] if v is not None)
 
 
 def test_the_best_of_a_search_are_trained_in_folds_and_all_rows_choose(tmp_path):

@@ -77,7 +77,7 @@ class Fit:
 def _calibrated(search: Search, held: Folds, weights: dict[str, float]) -> Predictor:
     "These candidates as a predictor, calibrated on the rows for that."
     d, members = search.data, [search.members[k] for k in weights]
-    if members[0].family == "constant" and not (d.task.class_weight or d.task.reweigh): calibration = none_of(d.aim["framing"], d.task.width)
+    if {m.family for m in members} == {"constant"} and not (d.task.class_weight or d.task.reweigh): calibration = none_of(d.aim["framing"], d.task.width)
     else: calibration = fit_calibration(mix([_checked_by(search, held, k) for k in weights], list(weights.values())), *_check(d, held), **d.aim)
     return Predictor(d.task, d.features, members, list(weights.values()), calibration)
 
@@ -122,6 +122,21 @@ def _within(search: Search) -> Callable[[Counter[str], np.ndarray], float] | Non
         return sum(max(0.0, x.violation((found | sums)[x.metric])) for x in limits)
     return violation
 
+def _measured(search: Search, losses: dict[str, float]) -> list[str]:
+    "The candidates to hold to the limits, since to measure a graph takes a second: the eight that lose least, and the four others that are least beyond."
+    ranked, places = sorted((k for k in losses if k != "constant"), key=lambda k: losses[k]), search.places()
+    beyond = {places[t.number]: sum(v for v in t.constraints.values() if v > 0) for t in search.trials() if t.state == TrialState.COMPLETE}
+    return ranked[:8] + sorted(ranked[8:], key=lambda k: (beyond.get(k, 0.0), losses[k]))[:4]
+
+def _broken(search: Search, metrics: dict[str, float], weights: dict[str, float]) -> list[str]:
+    "The limits that the model breaks, in sentences; and whether the constant is needed to keep them."
+    told = [t.constraints for t in search.trials() if t.state == TrialState.COMPLETE]
+    def why(limit: str) -> str:
+        if not any(found[limit] <= 0 for found in told): return "no trial kept it"
+        return "trials kept it, fitted on fewer rows" if any(max(found.values()) <= 0 for found in told) else "no trial kept all limits at once"
+    broken = [f"the model breaks {x} ({metrics[x.metric]:.3g}): {why(str(x))}" for x in search.goals.limits if x.violation(metrics[x.metric]) > 0]
+    return broken + ["without the constant, the model would break the limits"] * ("constant" in weights and bool(search.goals.limits))
+
 @dataclass
 class Chosen:
     "What a search comes to."
@@ -141,16 +156,21 @@ def _conclude(search: Search, size: int, folds: Folds | None) -> Chosen:
     losses = {k: loss for k, p in held.answers.items() if math.isfinite(loss := lost(p))}
     best = {f: min((k for k in losses if search.members[k].family == f), key=lambda k: losses[k]) for f in sorted({search.members[k].family for k in losses})}
     candidates = {k: held.answers[k] for k in losses if k != "constant"} or held.answers
-    if search.goals.limits: candidates = dict(sorted(candidates.items(), key=lambda kv: losses[kv[0]])[:12])   # to measure a graph takes a second
+    if search.goals.limits: candidates = {k: held.answers[k] for k in _measured(search, losses)} or candidates
     violation, bagged = _within(search), _bagged(search, size)
-    weights = select_bagged(candidates, held.y, held.w, size=size, **d.aim) if bagged else select_ensemble(candidates, held.y, held.w, size=size, violation=violation, **d.aim)
-    first = next(iter(select_ensemble(candidates, held.y, held.w, size=1, violation=violation, **d.aim)))
+    best_of_size = lambda most: select_ensemble(candidates, held.y, held.w, size=most, violation=violation, **d.aim)
+    beyond = lambda shares: violation(Counter(list(shares)), mix([held.answers[k] for k in shares], list(shares.values()))) if violation else 0.0
+    weights = select_bagged(candidates, held.y, held.w, size=size, **d.aim) if bagged else best_of_size(size)
+    if beyond(weights) > 0 >= beyond({"constant": 1.0}):
+        candidates["constant"] = held.answers["constant"]
+        weights = best_of_size(size)
+    first = next(iter(best_of_size(1)))
     model, alone = _calibrated(search, held, weights), _calibrated(search, held, {first: 1.0})
     y, w = _check(d, held)
     scores = {name: p.calibration.apply(mix([_checked_by(search, held, k) for k in keys], p.weights)) for name, p, keys in (("the model", model, weights), (first, alone, [first]))}
     row = compare(y, scores, against="the model", weights=w, seed=d.task.seed, **d.aim).row(1, named=True)
     versus = {"single": first, "difference": row["difference"], "low": row["difference_low"], "high": row["difference_high"], "n": row["n"], "chosen on these rows": not d.apart}
-    if row["difference"] <= 0 and not bagged: model, weights = alone, {first: 1.0}
+    if row["difference"] <= 0 and not bagged and beyond({first: 1.0}) <= beyond(weights): model, weights = alone, {first: 1.0}
     again = {key: _refitted(search, held, key) for key in {*weights, *best.values()}}
     def whole(p: Predictor, shares: dict[str, float]) -> Predictor:
         return replace(p, members=[m for key in shares for m in again[key]], weights=[share / len(again[key]) for key, share in shares.items() for _ in again[key]])
@@ -291,6 +311,7 @@ def fit_model(
             folds = train_folds(search, frame, [p["trial"] for p in again.params], folds=again.limit or FOLDS, until=end if timed else math.inf, say=say) if again else None
             say(f"{search.finished()} trials")
             chosen = _conclude(search, ensemble, folds)
+            notes += _broken(search, chosen.metrics, chosen.weights)
             trained = sorted(search.trained, key=lambda s: s.first) + ([replace(again, limit=folds.done)] if again and folds else [])
             found = Fit(chosen.model, chosen.singles, _leaderboard(search, chosen), chosen.metrics.pop("loss"), chosen.rows, describe_device(place), time.monotonic() - begun, trained, chosen.versus, chosen.metrics,
                         Result(search.study) if search.study else None, getattr(take, "ended", ""), notes)
