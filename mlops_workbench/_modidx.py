@@ -4248,6 +4248,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                                      'mlops_workbench/tune/copies.py'),
                                              'mlops_workbench.tune.copies.Copies._renew': ( 'api/4_tune/copies.html#copies._renew',
                                                                                             'mlops_workbench/tune/copies.py'),
+                                             'mlops_workbench.tune.copies.Copies.claim': ( 'api/4_tune/copies.html#copies.claim',
+                                                                                           'mlops_workbench/tune/copies.py'),
                                              'mlops_workbench.tune.copies.Copies.close': ( 'api/4_tune/copies.html#copies.close',
                                                                                            'mlops_workbench/tune/copies.py'),
                                              'mlops_workbench.tune.copies.Copies.push': ( 'api/4_tune/copies.html#copies.push',

@@ -144,6 +144,8 @@ def test_another_machine_takes_over_from_the_store(tmp_path):
     resumed, whole = fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path / "there", store=tmp_path / "store"), fit_model(table(), task(), trials=8, device="cpu")
     assert over and losses(resumed) == losses(whole) and sum(s.trials for s in resumed.steps) == 8
     assert {p.name for p in (tmp_path / "store" / "members").iterdir()} == {k for k in resumed.leaderboard["trial"] if "-" in k}
+    with pytest.raises(NotFoundError): fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path / "there", store=tmp_path / "store", warm_start=tmp_path / "nowhere")
+    assert not (tmp_path / "store" / "lease.json").exists()   # others may have it
 
 
 def test_one_thread_at_a_time_reads_and_writes_the_study(monkeypatch):

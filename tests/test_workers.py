@@ -165,6 +165,15 @@ def test_another_machine_takes_over_from_the_store(place):
     assert sorted(p.name for p in (store / "checkpoints").glob("*")) == sorted(p.name for p in (place / "elsewhere" / "checkpoints").glob("*"))
 
 
+def test_a_refused_search_leaves_the_copy_to_others(place):
+    store, given = place / "store", {"trials": 2, "device": "cpu", "halving": 0, "folder": place / "study", "store": place / "store"}
+    search(f"{place / 'mine.py'}:loss", SPACE, **given)
+    with pytest.raises(ParameterError, match="another space"): search(f"{place / 'mine.py'}:loss", Space(x=floats(0, 1), n=ints(1, 9)), **given)
+    with pytest.raises(ParameterError, match="another sampler"): search(f"{place / 'mine.py'}:loss", SPACE, sampler="random", **given)
+    assert not (store / "lease.json").exists()
+    assert called(place, trials=3, workers=1, store=store).wait() == 0 and states(place / "study") == ["COMPLETE"] * 3
+
+
 def stopped_without_the_lock(pid, lock):
     "Stops the process, unless it holds the study's lock just now: then everybody would wait for it."
     os.kill(pid, signal.SIGSTOP)

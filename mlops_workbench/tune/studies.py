@@ -91,6 +91,7 @@ class Study:
         self.most_deaths = MOST_DEATHS
         self._began, self._noted = time.monotonic(), 0.0
         self._forget()
+        if self.copies: self.copies.claim()   # last: a study that is refused holds nothing
 
     @classmethod
     def open(

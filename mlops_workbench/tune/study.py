@@ -264,7 +264,6 @@ def fit_model(
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)   # a linear model alone leaves no study
             (Path(folder) / "task.json").write_text(task.to_json())
-        if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
         search.report = report or search.report
         population = _size(search, place, timed) if "network" in families else 1
         plan = {k: [s for s in steps if s.family == k] for k in search.kinds} if steps is not None else plan_steps(trials, search.kinds, population=population)
@@ -272,6 +271,7 @@ def fit_model(
         def say(text: str) -> None:
             if progress: progress(min(time.monotonic() - begun, seconds) if timed else search.finished(), total, text)
         try:
+            if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
             if not data.apart and threads() > 1 and {"trees"} < set(search.kinds) and (not timed or seconds >= HELPED): search.helped = begun + (0 if timed else HELPED / 2)
             search.add("constant", fit_constant(data.fit, classes=len(task.classes), **data.aim))
             say("linear model")
