@@ -233,6 +233,16 @@ def test_a_finished_study_costs_nothing_more(tmp_path, monkeypatch):
     np.testing.assert_array_equal(first.predictor.predict(table(50, 1)), again.predictor.predict(table(50, 1)))
 
 
+def test_a_trial_that_was_enqueued_with_optuna_is_tried_by_its_family(tmp_path):
+    fit_model(table(), task(), trials=4, device="cpu", folder=tmp_path)
+    load(tmp_path).enqueue_trial({"trees.learning_rate": 0.05})
+    load(tmp_path).enqueue_trial({"of something else": 1})
+    assert fit_model(table(), task(), trials=4, device="cpu", folder=tmp_path).result.counts()["waiting"] == 2
+    fit = fit_model(table(), task(), trials=12, device="cpu", folder=tmp_path)
+    tried = fit.result.table().row(4, named=True)
+    assert (tried["family"], tried["state"], tried["learning_rate"]) == ("trees", "completed", 0.05) and len(fit.result.trials) == 12 and "waiting" not in fit.result.counts()
+
+
 def test_the_journal_of_other_data_is_refused(tmp_path):
     fit_model(table(300), task(), trials=2, device="cpu", folder=tmp_path)
     with pytest.raises(ParameterError, match="another task"): fit_model(table(301), task(), trials=2, device="cpu", folder=tmp_path)

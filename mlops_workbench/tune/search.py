@@ -37,7 +37,7 @@ from .goals import Goals
 from .helper import Helper
 from .samplers import quiet_optuna
 from .studies import Study
-from .trials import Interrupted, Trial
+from .trials import Interrupted, Trial, family_of
 
 # %% ../../nbs/api/4_tune/03b_search.ipynb #16686b78
 class Search:
@@ -96,8 +96,8 @@ class Search:
     def places(self) -> dict[int, str]:
         "The key of each trial, by its number in the study."
         found, counts = {}, dict.fromkeys(self.kinds, 0)
-        for t in self.trials():
-            family = t.user_attrs.get("family", "")
+        for t in self.trials() if self.study else ():
+            family = family_of(t, self.study.spaces)
             found[t.number] = f"{family}-{counts[family]}"
             counts[family] += 1
         return found
@@ -200,7 +200,7 @@ class Search:
         trials = self.trials()
         own = self.most.get(kind, 0 if self.most.keys() - {""} else 1 << 30)
         new = min(own - self.study.counts[kind], self.most.get("", 1 << 30) - len(trials))
-        return max(0, new) + sum(t.state == TrialState.WAITING and t.user_attrs.get("family") == kind for t in trials)
+        return max(0, new) + sum(t.state == TrialState.WAITING and family_of(t, self.study.spaces) == kind for t in trials)
 
     def _tell(self, trial: Trial, key: str, member: Member | None, facts: Mapping[str, Any], pruned: str = "", history: Sequence[tuple[int, float]] = ()) -> None:
         "Keeps the trial's member, then tells the study."

@@ -30,7 +30,7 @@ from .journal import open_storage
 from .leases import Lease, read_leases
 from .samplers import Sampler, check_sampler, quiet_optuna
 from .space import Space
-from .trials import Interrupted, Trial, goes_on
+from .trials import Interrupted, Trial, family_of, goes_on
 
 # %% ../../nbs/api/4_tune/02e_studies.ipynb #cc820516
 def fingerprint(
@@ -134,7 +134,7 @@ class Study:
             over = ended()
         self._open = [t.number for t in (*(trials[n] for n in self._open), *trials[self._seen:]) if not t.state.is_finished()]
         self._taken += sum("from" in t.user_attrs for t in trials[self._seen:])
-        for t in trials[self._seen:]: self.counts[t.user_attrs.get("family", "")] = self.counts.get(t.user_attrs.get("family", ""), 0) + 1
+        for t in trials[self._seen:]: self.counts[family_of(t, self.spaces)] += 1
         self._seen = len(trials)
         if over: self._last = (over[-1].datetime_complete, over[-1].number)
         for s in self.samplers.values(): s.learn(over)
@@ -172,7 +172,7 @@ class Study:
             if self.lease is None or not self.lease.path.exists(): self.lease = Lease(self.folder / "leases", device=self.device)
             trials = self.trials()
             if self._sweep(trials): trials = self.trials()
-            waiting = [t for t in (trials[k] for k in self._open) if t.state == TrialState.WAITING and t.user_attrs.get("family", next(iter(self.spaces))) == family][:n]
+            waiting = [t for t in (trials[k] for k in self._open) if t.state == TrialState.WAITING and family_of(t, self.spaces) == family][:n]
             for t in waiting:
                 self.storage.set_trial_state_values(t._trial_id, TrialState.RUNNING)
                 if not t.params: self._complete(space, t)
@@ -195,12 +195,12 @@ class Study:
             self.storage.create_new_trial(self._id, create_trial(state=TrialState.RUNNING, params=space.write(values), distributions=space.distributions(values), user_attrs={"family": space.family}))
 
     def _complete(self, space: Space, t: FrozenTrial) -> None:
-        "Gives a trial that was enqueued with Optuna, or in its dashboard, the parameters it lacks."
+        "Gives a trial that was enqueued with Optuna, or in its dashboard, the parameters it lacks, or has beyond their range."
         fixed = t.system_attrs.get("fixed_params", {})
-        proposed = self.samplers[space.family].propose([t.number])[0]
-        for name, distribution in space.distributions(proposed).items():
-            value = fixed.get(name, space.write(proposed)[name])
-            self.storage.set_trial_param(t._trial_id, name, distribution.to_internal_repr(value), distribution)
+        given = {c.name: fixed[space.full(c.name)] for c in space.choices if space.full(c.name) in fixed and c.has(fixed[space.full(c.name)])}
+        values = space.fill({c.name: c.start for c in space.choices} | self.samplers[space.family].propose([t.number])[0] | given)
+        for name, distribution in space.distributions(values).items():
+            self.storage.set_trial_param(t._trial_id, name, distribution.to_internal_repr(space.write(values)[name]), distribution)
         self.storage.set_trial_user_attr(t._trial_id, "family", space.family)
 
     def sweep(
