@@ -26,7 +26,7 @@ from mlops_workbench.tune.goals import Goals
 from mlops_workbench.tune.helper import Helper
 from mlops_workbench.tune.journal import open_storage
 from mlops_workbench.tune.leases import read_leases
-from mlops_workbench.tune.search import Plan, Search
+from mlops_workbench.tune.search import Clock, Plan, Search
 from mlops_workbench.tune.studies import Study
 from mlops_workbench.tune.study import cross_fit, fit_model
 
@@ -335,6 +335,17 @@ def test_rungs_reach_optuna(tmp_path):
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert len(pruned) == 3 and all(t.intermediate_values and "rung" in t.user_attrs["reason"] for t in pruned)
     assert fit.leaderboard.filter(pl.col("state") == "pruned")["reason"].null_count() == 0
+
+
+def test_a_goal_other_than_the_loss_is_not_mixed_up_with_it(tmp_path):
+    fit = fit_model(table(), task(), steps=[Step("network", 4)], goals=Goals.of({"auc": "maximize"}), device="cpu", folder=tmp_path)
+    trials = load(tmp_path).trials
+    assert {t.state.name for t in trials} == {"PRUNED", "COMPLETE"} and not any(t.intermediate_values for t in trials)
+    assert "after auc" in fit.notes[0] and not fit_model(table(), task(), trials=1, families=["trees"], device="cpu").notes
+    after = Search(tuning_data(table(), task()), families=["trees"], goals=Goals.of({"auc": "maximize"}))
+    after.study.losses = [-0.9] * 30
+    take = Clock(after, time.monotonic() + 60, least_gain=0.01)
+    assert take(["trees"]) is None and "less than 0.01 of 0.9" in take.ended
 
 
 def test_cross_fitting_never_sees_the_row_it_predicts(tmp_path):

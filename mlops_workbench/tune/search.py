@@ -211,7 +211,7 @@ class Search:
             if self.kept: member.save(self.folder(key), "member")
             if not pruned: metrics = self.measures([member], [1.0], [self.answers[key]])
             facts = {**facts, "loss": loss}
-        trial.reported = {} if self.goals.several else {epoch: {self.goals.names[0]: loss} for epoch, loss in history}
+        trial.reported = {epoch: {"loss": loss} for epoch, loss in history} if self.goals.names == ("loss",) else {}   # what is known at a rung is the loss
         self.study.tell(trial, metrics, pruned=pruned or ("" if member else "it never had a finite loss"), facts=facts)
 
     def _networks(self, step: Step, trials: list[Trial], keys: list[str], workers: int, until: float | None, say: Callable[[str], None]) -> int:
@@ -369,7 +369,7 @@ class Clock:
         *,
         trials: int = 0,    # at most; 0: no limit
         population: int = 8,   # networks trained at once, at most
-        least_gain: float = 0.0,   # what the rest of the time must still promise, as a share of the lowest loss; 0: nothing
+        least_gain: float = 0.0,   # what the rest of the time must still promise, as a share of the best so far; 0: nothing
     ):
         self.search, self.until, self.population, self.least_gain = search, until, population, least_gain
         self.ended, self.begun = "", time.monotonic()
@@ -398,8 +398,8 @@ class Clock:
         found = list(self.search.study.losses) if self.search.study and self.least_gain else []
         if len(found) < 20: return False
         more = (self.until - time.monotonic()) * self.search.finished() / max(time.monotonic() - self.begun, 1e-9)
-        gain = expected_gain(found, int(max(more, 1)))
-        if gain < self.least_gain * min(found): self.ended = f"the rest of the time can be expected to gain at most {gain:.2g}, less than {self.least_gain:g} of {min(found):.4g}"
+        gain, best = expected_gain(found, int(max(more, 1))), abs(min(found))   # below 0 where more is better
+        if gain < self.least_gain * best: self.ended = f"the rest of the time can be expected to gain at most {gain:.2g}, less than {self.least_gain:g} of {best:.4g}"
         return bool(self.ended)
 
     def _fits(self, kind: str, seconds: float) -> Step | None:
