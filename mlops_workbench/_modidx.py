@@ -4714,6 +4714,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mlops_workbench/tune/studies.py'),
                                               'mlops_workbench.tune.studies.Study._forget': ( 'api/4_tune/studies.html#study._forget',
                                                                                               'mlops_workbench/tune/studies.py'),
+                                              'mlops_workbench.tune.studies.Study._hold': ( 'api/4_tune/studies.html#study._hold',
+                                                                                            'mlops_workbench/tune/studies.py'),
                                               'mlops_workbench.tune.studies.Study._mine': ( 'api/4_tune/studies.html#study._mine',
                                                                                             'mlops_workbench/tune/studies.py'),
                                               'mlops_workbench.tune.studies.Study._note': ( 'api/4_tune/studies.html#study._note',

@@ -35,6 +35,8 @@ def loss(trial):
         trial.save(step=step + 1, total=total)
     return total
 
+def hangs(trial): time.sleep(600)
+
 def dies(trial):
     if trial.number == 2: os._exit(9)
     return trial.params.x ** 2
@@ -111,6 +113,21 @@ def test_ten_kills_lose_nothing_and_repeat_nothing(place):
     assert {n for n, step in begun if step == 0} == set(range(12))
     assert sum(step > 0 for _, step in begun) >= 3 and table["deaths"].sum() >= 6   # killed trials went on where they were
     assert not list((place / "study" / "leases").glob("*"))
+
+
+def test_the_time_of_a_process_that_was_killed_counts(place):
+    begun = time.monotonic()
+    runner = called(place, function="hangs", workers=1)
+    until(lambda: holders(place), runner)
+    time.sleep(7)
+    runner.kill()
+    runner.wait()
+    spent, most = read_result(place / "study").seconds, time.monotonic() - begun
+    assert 3 < spent < most
+    with Study.open(place / "study", leader=False) as study:
+        assert study.sweep() == [0] and study.seconds() == spent and not list((place / "study" / "leases").iterdir())
+    result = search(f"{place / 'mine.py'}:hangs", SPACE, minutes=spent / 90, halving=0, folder=place / "study", device="cpu")
+    assert result.counts() == {"waiting": 1}
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

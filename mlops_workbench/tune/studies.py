@@ -157,6 +157,12 @@ class Study:
         "How many trials were asked for: all but those that another study told."
         return len(self.trials()) - self._taken
 
+    def _hold(self) -> None:
+        "Takes a lease; a new one where others believed this process dead, and counted its time."
+        if self.lease and self.lease.path.exists(): return
+        if self.lease: self._began, self._noted = time.monotonic(), 0.0
+        self.lease = Lease(self.folder / "leases", device=self.device, since=self._began if self.leader else None)
+
     def ask(
         self,
         n: int = 1,                    # trials wanted
@@ -169,7 +175,7 @@ class Study:
         family = next(iter(self.spaces)) if family is None else family
         space = self.spaces[family]
         with self.batch():
-            if self.lease is None or not self.lease.path.exists(): self.lease = Lease(self.folder / "leases", device=self.device)
+            self._hold()
             trials = self.trials()
             if self._sweep(trials): trials = self.trials()
             waiting = [t for t in (trials[k] for k in self._open) if t.state == TrialState.WAITING and family_of(t, self.spaces) == family][:n]
@@ -212,7 +218,11 @@ class Study:
         with self.batch(): return self._sweep(self.trials(), died)
 
     def _sweep(self, trials: Sequence[FrozenTrial], died: bool = True) -> list[int]:
-        held = {n for lease in read_leases(self.folder / "leases", sweep=True) for n in lease["trials"]}
+        dead: list[dict[str, Any]] = []
+        held = {n for lease in read_leases(self.folder / "leases", dead=dead) for n in lease["trials"]}
+        for lease in dead:
+            if (spent := lease.get("seconds", 0.0)) > self.optuna.user_attrs.get(key := f"seconds {lease['worker']}", 0.0): self.optuna.set_user_attr(key, spent)
+            (self.folder / "leases" / f"{lease['worker']}.json").unlink(missing_ok=True)
         lost = [trials[n] for n in self._open if trials[n].state == TrialState.RUNNING and n not in held]
         for t in lost:
             saves = count_saves(self.folder / "checkpoints" / f"{t.number}.safetensors")
@@ -248,6 +258,7 @@ class Study:
             key, values = f"rung_{rung}", self.goals.values(metrics)
             self.storage.set_trial_user_attr(frozen._trial_id, key, list(values))
             if trial.seconds > 1: self.storage.set_trial_user_attr(frozen._trial_id, "seconds", round(trial.seconds, 3))
+            self._clock()
             others = [self.goals.losses(t.user_attrs[key]) for t in self.trials() if key in t.user_attrs and t.number != trial.number and t.user_attrs.get("family") == trial.family]
         if self.copies: self.copies.push()
         return goes_on(self.goals.losses(values), others[-256:], share=self.halving)
@@ -336,7 +347,7 @@ class Study:
 
     def tick(self) -> None:
         "Notes how long the study has been worked on; for a leader that neither asks nor tells."
-        if self.lease is None: self.lease = Lease(self.folder / "leases", device=self.device)
+        if self.lease is None: self._hold()
         with self.batch(): self._clock()
 
     def _clock(self, *, now: bool = False) -> None:
@@ -348,8 +359,11 @@ class Study:
 
     def seconds(self) -> float:
         "How long the study has been worked on, all calls together."
-        own = f"seconds {self.lease.worker}" if self.lease else ""
-        return sum(v for k, v in self.optuna.user_attrs.items() if k.startswith("seconds ") and k != own) + (time.monotonic() - self._began if self.leader else 0.0)
+        spent = {k.removeprefix("seconds "): v for k, v in self.optuna.user_attrs.items() if k.startswith("seconds ")}
+        dead: list[dict[str, Any]] = []   # a process that was killed noted its time in its lease last
+        for lease in [*read_leases(self.folder / "leases", dead=dead), *dead]: spent[lease["worker"]] = max(spent.get(lease["worker"], 0.0), lease.get("seconds", 0.0))
+        if self.lease: spent.pop(self.lease.worker, None)
+        return sum(spent.values()) + (time.monotonic() - self._began if self.leader else 0.0)
 
     def close(self) -> None:
         "Gives the lease back, and copies a last time."
