@@ -220,6 +220,8 @@ def test_optuna_itself_opens_the_study(tmp_path):
         assert study.best_trial.number == result.best.number and study.metric_names == ["loss"] and study.trials[0].constraints == {"ms <= 2": -0.5}
         study.enqueue_trial({"x": 0.0, "y": 0.0})   # as someone may from a dashboard
     assert len(read_result(tmp_path).trials) == 13
+    again = search(lambda t: {"loss": bowl(t), "ms": 1.0}, NUMBERS, trials=13, directions={"loss": "minimize"}, constraints=["ms <= 2"], folder=tmp_path, device="cpu")
+    assert again.trials[12].params == {"x": 0.0, "y": 0.0} and again.trials[12].state == TrialState.COMPLETE
 
 
 def test_only_the_best_keep_their_checkpoints(tmp_path):

@@ -27,7 +27,7 @@ from mlops_workbench.tune.goals import Goals
 from mlops_workbench.tune.helper import Helper
 from mlops_workbench.tune.journal import open_storage
 from mlops_workbench.tune.leases import read_leases
-from mlops_workbench.tune.search import Plan, Search
+from mlops_workbench.tune.search import Clock, Plan, Search
 from mlops_workbench.tune.studies import Study
 from mlops_workbench.tune.study import cross_fit, fit_model
 
@@ -145,6 +145,8 @@ def test_another_machine_takes_over_from_the_store(tmp_path):
     resumed, whole = fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path / "there", store=tmp_path / "store"), fit_model(table(), task(), trials=8, device="cpu")
     assert over and losses(resumed) == losses(whole) and sum(s.trials for s in resumed.steps) == 8
     assert {p.name for p in (tmp_path / "store" / "members").iterdir()} == {k for k in resumed.leaderboard["trial"] if "-" in k}
+    with pytest.raises(NotFoundError): fit_model(table(), task(), trials=8, device="cpu", folder=tmp_path / "there", store=tmp_path / "store", warm_start=tmp_path / "nowhere")
+    assert not (tmp_path / "store" / "lease.json").exists()   # others may have it
 
 
 def test_one_thread_at_a_time_reads_and_writes_the_study(monkeypatch):
@@ -230,6 +232,16 @@ def test_a_finished_study_costs_nothing_more(tmp_path, monkeypatch):
     for name in ("train_networks", "train_trees"): monkeypatch.setattr(search, name, lambda *a, **k: pytest.fail("trained again"))
     again = fit_model(table(300), task(), trials=4, device="cpu", folder=tmp_path)
     np.testing.assert_array_equal(first.predictor.predict(table(50, 1)), again.predictor.predict(table(50, 1)))
+
+
+def test_a_trial_that_was_enqueued_with_optuna_is_tried_by_its_family(tmp_path):
+    fit_model(table(), task(), trials=4, device="cpu", folder=tmp_path)
+    load(tmp_path).enqueue_trial({"trees.learning_rate": 0.05})
+    load(tmp_path).enqueue_trial({"of something else": 1})
+    assert fit_model(table(), task(), trials=4, device="cpu", folder=tmp_path).result.counts()["waiting"] == 2
+    fit = fit_model(table(), task(), trials=12, device="cpu", folder=tmp_path)
+    tried = fit.result.table().row(4, named=True)
+    assert (tried["family"], tried["state"], tried["learning_rate"]) == ("trees", "completed", 0.05) and len(fit.result.trials) == 12 and "waiting" not in fit.result.counts()
 
 
 def test_the_journal_of_other_data_is_refused(tmp_path):
@@ -350,6 +362,17 @@ def test_rungs_reach_optuna(tmp_path):
     pruned = [t for t in trials if t.state.name == "PRUNED"]
     assert len(pruned) == 3 and all(t.intermediate_values and "rung" in t.user_attrs["reason"] for t in pruned)
     assert fit.leaderboard.filter(pl.col("state") == "pruned")["reason"].null_count() == 0
+
+
+def test_a_goal_other_than_the_loss_is_not_mixed_up_with_it(tmp_path):
+    fit = fit_model(table(), task(), steps=[Step("network", 4)], goals=Goals.of({"auc": "maximize"}), device="cpu", folder=tmp_path)
+    trials = load(tmp_path).trials
+    assert {t.state.name for t in trials} == {"PRUNED", "COMPLETE"} and not any(t.intermediate_values for t in trials)
+    assert "after auc" in fit.notes[0] and not fit_model(table(), task(), trials=1, families=["trees"], device="cpu").notes
+    after = Search(tuning_data(table(), task()), families=["trees"], goals=Goals.of({"auc": "maximize"}))
+    after.study.losses = [-0.9] * 30
+    take = Clock(after, time.monotonic() + 60, least_gain=0.01)
+    assert take(["trees"]) is None and "less than 0.01 of 0.9" in take.ended
 
 
 def test_cross_fitting_never_sees_the_row_it_predicts(tmp_path):

@@ -35,6 +35,8 @@ def loss(trial):
         trial.save(step=step + 1, total=total)
     return total
 
+def hangs(trial): time.sleep(600)
+
 def dies(trial):
     if trial.number == 2: os._exit(9)
     return trial.params.x ** 2
@@ -113,6 +115,21 @@ def test_ten_kills_lose_nothing_and_repeat_nothing(place):
     assert not list((place / "study" / "leases").glob("*"))
 
 
+def test_the_time_of_a_process_that_was_killed_counts(place):
+    begun = time.monotonic()
+    runner = called(place, function="hangs", workers=1)
+    until(lambda: holders(place), runner)
+    time.sleep(7)
+    runner.kill()
+    runner.wait()
+    spent, most = read_result(place / "study").seconds, time.monotonic() - begun
+    assert 3 < spent < most
+    with Study.open(place / "study", leader=False) as study:
+        assert study.sweep() == [0] and study.seconds() == spent and not list((place / "study" / "leases").iterdir())
+    result = search(f"{place / 'mine.py'}:hangs", SPACE, minutes=spent / 90, halving=0, folder=place / "study", device="cpu")
+    assert result.counts() == {"waiting": 1}
+
+
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", [1, 2])
 def test_a_signal_leaves_trials_that_wait(place, number, workers):
@@ -163,6 +180,15 @@ def test_another_machine_takes_over_from_the_store(place):
     assert not (store / "lease.json").exists()
     assert (store / "journal.log").read_bytes() == (place / "elsewhere" / "journal.log").read_bytes()
     assert sorted(p.name for p in (store / "checkpoints").glob("*")) == sorted(p.name for p in (place / "elsewhere" / "checkpoints").glob("*"))
+
+
+def test_a_refused_search_leaves_the_copy_to_others(place):
+    store, given = place / "store", {"trials": 2, "device": "cpu", "halving": 0, "folder": place / "study", "store": place / "store"}
+    search(f"{place / 'mine.py'}:loss", SPACE, **given)
+    with pytest.raises(ParameterError, match="another space"): search(f"{place / 'mine.py'}:loss", Space(x=floats(0, 1), n=ints(1, 9)), **given)
+    with pytest.raises(ParameterError, match="another sampler"): search(f"{place / 'mine.py'}:loss", SPACE, sampler="random", **given)
+    assert not (store / "lease.json").exists()
+    assert called(place, trials=3, workers=1, store=store).wait() == 0 and states(place / "study") == ["COMPLETE"] * 3
 
 
 def stopped_without_the_lock(pid, lock):

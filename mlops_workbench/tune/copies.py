@@ -36,8 +36,12 @@ class Copies:
         if leader:
             self._refuse_another()
             self._fetch()
-            self._claim()
-            threading.Thread(target=self._renew, daemon=True).start()
+
+    def claim(self) -> None:
+        "Refuses the copy to other searches until it is closed."
+        if not self.leader: return
+        self._claim()
+        threading.Thread(target=self._renew, daemon=True).start()
 
     def _refuse_another(self) -> None:
         "An error, if another search is at work on the copy."

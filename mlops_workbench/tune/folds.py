@@ -28,6 +28,7 @@ from ..model.task import Task, split_rows
 from .data import TuningData, divide
 from .families import train_networks, tree_threads
 from .search import Search, lanes_of
+from .trials import family_of
 
 # %% ../../nbs/api/4_tune/03c_folds.ipynb #b6219560
 FOLDS = 4   # besides the rows that the search held out
@@ -104,7 +105,7 @@ class _Trainer:
     def __init__(self, search: Search, keys: Sequence[str], fold: np.ndarray, until: float):
         self.search, self.data, self.fold, self.until = search, search.data, fold, until
         places = search.places()
-        self.params = {places[t.number]: search.study.spaces[t.user_attrs["family"]].read(t.params) for t in search.trials()} if search.study else {}
+        self.params = {places[t.number]: search.study.spaces[family_of(t, search.study.spaces)].read(t.params) for t in search.trials()} if search.study else {}
         self.keys: dict[str, list[str]] = {}    # by kind
         for key in keys: self.keys.setdefault(key.rpartition("-")[0] or key, []).append(key)
         self.members: dict[tuple[str, int], Member] = {}

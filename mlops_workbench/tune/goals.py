@@ -37,7 +37,9 @@ class Limit:
         if not found: raise ParameterError(f"cannot read the constraint {text!r}", where="constraints", remedy="write it like 'latency_ms <= 1' or 'recall >= 0.9'")
         return cls(found[1], found[2], float(found[3]))
 
-    def __str__(self) -> str: return f"{self.metric} {self.op} {self.bound:g}"
+    def __str__(self) -> str:   # what a study keeps: read again, it is the same bound
+        bound = f"{self.bound:g}"
+        return f"{self.metric} {self.op} {bound if float(bound) == self.bound else repr(float(self.bound)).removesuffix('.0')}"
 
     def violation(
         self,

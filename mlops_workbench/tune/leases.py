@@ -48,9 +48,10 @@ class Lease:
         folder: Path,          # of the leases
         *,
         device: str = "cpu",   # where the worker computes
+        since: float | None = None,   # `time.monotonic()` from which on its time counts; None: it does not
     ):
         self.worker = f"{os.getpid()}-{uuid.uuid4().hex[:6]}"
-        self.path, self.device, self.lost = folder / f"{self.worker}.json", device, False
+        self.path, self.device, self.lost, self._since = folder / f"{self.worker}.json", device, False, since
         self.trials: set[int] = set()
         self.free = 1.0   # share of the device's memory, as the holder last saw it
         self._started, self._ended, self._writing = process_started(os.getpid()), threading.Event(), threading.Lock()
@@ -59,7 +60,8 @@ class Lease:
         threading.Thread(target=self._renew, daemon=True).start()
 
     def _write(self) -> None:
-        facts = {"worker": self.worker, "pid": os.getpid(), "machine": machine(), "process_started": self._started, "device": self.device,
+        seconds = 0.0 if self._since is None else round(time.monotonic() - self._since, 1)   # what is known of a process that is killed
+        facts = {"worker": self.worker, "seconds": seconds, "pid": os.getpid(), "machine": machine(), "process_started": self._started, "device": self.device,
                  "time": time.time(), "monotonic": time.monotonic(), "trials": sorted(self.trials), "free": self.free}
         temporary = self.path.with_suffix(".new")
         temporary.write_text(json.dumps(facts))
@@ -98,7 +100,7 @@ class Lease:
 def read_leases(
     folder: Path,   # of the leases
     *,
-    sweep: bool = False,   # whether dead ones are removed, under the study's lock
+    dead: list[dict[str, Any]] | None = None,   # takes those whose holders are gone
 ) -> list[dict[str, Any]]:
     "The leases whose holders are at work."
     found = []
@@ -106,5 +108,5 @@ def read_leases(
         try: lease = json.loads(path.read_text())
         except (OSError, ValueError): continue   # given back just now
         if lease_alive(lease): found.append(lease)
-        elif sweep: path.unlink(missing_ok=True)
+        elif dead is not None: dead.append(lease)
     return found

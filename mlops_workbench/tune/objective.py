@@ -33,8 +33,8 @@ def lies_in(
 ) -> bool:
     "Whether the trial is complete and the space has its parameters, all and no more."
     if space is None or t.state != TrialState.COMPLETE: return False
-    known = space.distributions()
-    if any(k not in known or not known[k]._contains(known[k].to_internal_repr(v)) for k, v in t.params.items()): return False
+    known = {space.full(c.name): c for c in space.choices}
+    if any(k not in known or not known[k].has(v) for k, v in t.params.items()): return False
     try: return space.write(space.fill(space.read(t.params))) == t.params
     except KeyError: return False   # the space has a choice more
 

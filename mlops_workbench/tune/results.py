@@ -23,6 +23,7 @@ from .goals import Goals
 from .samplers import quiet_optuna
 from .space import Space
 from .studies import Study
+from .trials import family_of
 
 # %% ../../nbs/api/4_tune/02g_results.ipynb #fe9abfc5
 STATES = {TrialState.COMPLETE: "completed", TrialState.PRUNED: "pruned", TrialState.FAIL: "failed", TrialState.RUNNING: "running", TrialState.WAITING: "waiting"}
@@ -37,7 +38,7 @@ class Found:
     family: str = ""            # its space, in a study with several
 
 def _found(t: FrozenTrial, spaces: dict[str, Space], goals: Goals) -> Found:
-    family = t.user_attrs.get("family", "")
+    family = family_of(t, spaces)
     return Found(t.number, spaces[family].read(t.params), t.user_attrs.get("metrics") or dict(zip(goals.names, t.values)), all(v <= 0 for v in t.constraints.values()), family)
 
 # %% ../../nbs/api/4_tune/02g_results.ipynb #1eb06eba
@@ -79,7 +80,7 @@ class Result:
         "One row a trial, by number: trial, state, metrics, parameters, feasible, seconds, reason, and how often it was taken up after a death."
         rows = []
         for t in self.trials:
-            facts, space = t.user_attrs, self.spaces[t.user_attrs.get("family", "")]
+            facts, space = t.user_attrs, self.spaces[family_of(t, self.spaces)]
             metrics = (facts.get("metrics") or dict(zip(self.goals.names, t.values))) if t.state == TrialState.COMPLETE else {}
             rows.append({"trial": t.number, "state": STATES[t.state]} | ({"family": space.family} if len(self.spaces) > 1 else {}) | metrics | space.read(t.params)
                         | {"feasible": all(v <= 0 for v in t.constraints.values()) if t.state == TrialState.COMPLETE else None,
@@ -129,7 +130,7 @@ class Result:
     ) -> dict[str, float]:
         "How much each parameter matters, the most important first, with the sum 1; nothing with fewer than 12 completed trials."
         done = [t for t in self.trials if t.state == TrialState.COMPLETE and all(math.isfinite(v) for v in t.values)]
-        of = [t.user_attrs.get("family", "") for t in done]
+        of = [family_of(t, self.spaces) for t in done]
         family = max(self.spaces, key=of.count) if family is None else family
         done = [t for t, f in zip(done, of) if f == family]
         if len(done) < 12: return {}

@@ -37,7 +37,7 @@ from .goals import Goals
 from .helper import Helper
 from .samplers import quiet_optuna
 from .studies import Study
-from .trials import Interrupted, Trial
+from .trials import Interrupted, Trial, family_of
 
 # %% ../../nbs/api/4_tune/03b_search.ipynb #16686b78
 class Search:
@@ -73,7 +73,10 @@ class Search:
         self.helped = math.inf    # `time.monotonic()` from which on there is one
         self.report: Callable[[float, float], Any] = lambda trials, loss: None   # is called with the trials done, rungs as parts of them, and that loss
         self._lock, self._stop, self._partly = threading.RLock(), threading.Event(), {}
-        self.load()
+        try: self.load()
+        except BaseException:
+            self.close()
+            raise
 
     def load(self) -> None:
         "Takes over what was finished before, or by another process."
@@ -93,8 +96,8 @@ class Search:
     def places(self) -> dict[int, str]:
         "The key of each trial, by its number in the study."
         found, counts = {}, dict.fromkeys(self.kinds, 0)
-        for t in self.trials():
-            family = t.user_attrs.get("family", "")
+        for t in self.trials() if self.study else ():
+            family = family_of(t, self.study.spaces)
             found[t.number] = f"{family}-{counts[family]}"
             counts[family] += 1
         return found
@@ -197,7 +200,7 @@ class Search:
         trials = self.trials()
         own = self.most.get(kind, 0 if self.most.keys() - {""} else 1 << 30)
         new = min(own - self.study.counts[kind], self.most.get("", 1 << 30) - len(trials))
-        return max(0, new) + sum(t.state == TrialState.WAITING and t.user_attrs.get("family") == kind for t in trials)
+        return max(0, new) + sum(t.state == TrialState.WAITING and family_of(t, self.study.spaces) == kind for t in trials)
 
     def _tell(self, trial: Trial, key: str, member: Member | None, facts: Mapping[str, Any], pruned: str = "", history: Sequence[tuple[int, float]] = ()) -> None:
         "Keeps the trial's member, then tells the study."
@@ -208,7 +211,7 @@ class Search:
             if self.kept: member.save(self.folder(key), "member")
             if not pruned: metrics = self.measures([member], [1.0], [self.answers[key]])
             facts = {**facts, "loss": loss}
-        trial.reported = {} if self.goals.several else {epoch: {self.goals.names[0]: loss} for epoch, loss in history}
+        trial.reported = {epoch: {"loss": loss} for epoch, loss in history} if self.goals.names == ("loss",) else {}   # what is known at a rung is the loss
         self.study.tell(trial, metrics, pruned=pruned or ("" if member else "it never had a finite loss"), facts=facts)
 
     def _networks(self, step: Step, trials: list[Trial], keys: list[str], workers: int, until: float | None, say: Callable[[str], None]) -> int:
@@ -366,7 +369,7 @@ class Clock:
         *,
         trials: int = 0,    # at most; 0: no limit
         population: int = 8,   # networks trained at once, at most
-        least_gain: float = 0.0,   # what the rest of the time must still promise, as a share of the lowest loss; 0: nothing
+        least_gain: float = 0.0,   # what the rest of the time must still promise, as a share of the best so far; 0: nothing
     ):
         self.search, self.until, self.population, self.least_gain = search, until, population, least_gain
         self.ended, self.begun = "", time.monotonic()
@@ -395,8 +398,8 @@ class Clock:
         found = list(self.search.study.losses) if self.search.study and self.least_gain else []
         if len(found) < 20: return False
         more = (self.until - time.monotonic()) * self.search.finished() / max(time.monotonic() - self.begun, 1e-9)
-        gain = expected_gain(found, int(max(more, 1)))
-        if gain < self.least_gain * min(found): self.ended = f"the rest of the time can be expected to gain at most {gain:.2g}, less than {self.least_gain:g} of {min(found):.4g}"
+        gain, best = expected_gain(found, int(max(more, 1))), abs(min(found))   # below 0 where more is better
+        if gain < self.least_gain * best: self.ended = f"the rest of the time can be expected to gain at most {gain:.2g}, less than {self.least_gain:g} of {best:.4g}"
         return bool(self.ended)
 
     def _fits(self, kind: str, seconds: float) -> Step | None:

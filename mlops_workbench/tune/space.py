@@ -64,6 +64,15 @@ class Choice:
         if self.whole: return IntDistribution(int(self.low), int(self.high), log=self.log)
         return FloatDistribution(self.low, self.high, log=self.log)
 
+    def has(
+        self,
+        value: Any,   # of any kind
+    ) -> bool:
+        "Whether it may be that."
+        d = self.distribution()
+        try: return d._contains(d.to_internal_repr(value))
+        except (TypeError, ValueError): return False
+
     def at(
         self,
         share: float,   # of the way from its lowest to its highest, 0 to 1

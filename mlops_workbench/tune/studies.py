@@ -30,7 +30,7 @@ from .journal import open_storage
 from .leases import Lease, read_leases
 from .samplers import Sampler, check_sampler, quiet_optuna
 from .space import Space
-from .trials import Interrupted, Trial, goes_on
+from .trials import Interrupted, Trial, family_of, goes_on
 
 # %% ../../nbs/api/4_tune/02e_studies.ipynb #cc820516
 def fingerprint(
@@ -91,6 +91,7 @@ class Study:
         self.most_deaths = MOST_DEATHS
         self._began, self._noted = time.monotonic(), 0.0
         self._forget()
+        if self.copies: self.copies.claim()   # last: a study that is refused holds nothing
 
     @classmethod
     def open(
@@ -133,7 +134,7 @@ class Study:
             over = ended()
         self._open = [t.number for t in (*(trials[n] for n in self._open), *trials[self._seen:]) if not t.state.is_finished()]
         self._taken += sum("from" in t.user_attrs for t in trials[self._seen:])
-        for t in trials[self._seen:]: self.counts[t.user_attrs.get("family", "")] = self.counts.get(t.user_attrs.get("family", ""), 0) + 1
+        for t in trials[self._seen:]: self.counts[family_of(t, self.spaces)] += 1
         self._seen = len(trials)
         if over: self._last = (over[-1].datetime_complete, over[-1].number)
         for s in self.samplers.values(): s.learn(over)
@@ -156,6 +157,12 @@ class Study:
         "How many trials were asked for: all but those that another study told."
         return len(self.trials()) - self._taken
 
+    def _hold(self) -> None:
+        "Takes a lease; a new one where others believed this process dead, and counted its time."
+        if self.lease and self.lease.path.exists(): return
+        if self.lease: self._began, self._noted = time.monotonic(), 0.0
+        self.lease = Lease(self.folder / "leases", device=self.device, since=self._began if self.leader else None)
+
     def ask(
         self,
         n: int = 1,                    # trials wanted
@@ -168,10 +175,10 @@ class Study:
         family = next(iter(self.spaces)) if family is None else family
         space = self.spaces[family]
         with self.batch():
-            if self.lease is None or not self.lease.path.exists(): self.lease = Lease(self.folder / "leases", device=self.device)
+            self._hold()
             trials = self.trials()
             if self._sweep(trials): trials = self.trials()
-            waiting = [t for t in (trials[k] for k in self._open) if t.state == TrialState.WAITING and t.user_attrs.get("family", next(iter(self.spaces))) == family][:n]
+            waiting = [t for t in (trials[k] for k in self._open) if t.state == TrialState.WAITING and family_of(t, self.spaces) == family][:n]
             for t in waiting:
                 self.storage.set_trial_state_values(t._trial_id, TrialState.RUNNING)
                 if not t.params: self._complete(space, t)
@@ -194,12 +201,12 @@ class Study:
             self.storage.create_new_trial(self._id, create_trial(state=TrialState.RUNNING, params=space.write(values), distributions=space.distributions(values), user_attrs={"family": space.family}))
 
     def _complete(self, space: Space, t: FrozenTrial) -> None:
-        "Gives a trial that was enqueued with Optuna, or in its dashboard, the parameters it lacks."
+        "Gives a trial that was enqueued with Optuna, or in its dashboard, the parameters it lacks, or has beyond their range."
         fixed = t.system_attrs.get("fixed_params", {})
-        proposed = self.samplers[space.family].propose([t.number])[0]
-        for name, distribution in space.distributions(proposed).items():
-            value = fixed.get(name, space.write(proposed)[name])
-            self.storage.set_trial_param(t._trial_id, name, distribution.to_internal_repr(value), distribution)
+        given = {c.name: fixed[space.full(c.name)] for c in space.choices if space.full(c.name) in fixed and c.has(fixed[space.full(c.name)])}
+        values = space.fill({c.name: c.start for c in space.choices} | self.samplers[space.family].propose([t.number])[0] | given)
+        for name, distribution in space.distributions(values).items():
+            self.storage.set_trial_param(t._trial_id, name, distribution.to_internal_repr(space.write(values)[name]), distribution)
         self.storage.set_trial_user_attr(t._trial_id, "family", space.family)
 
     def sweep(
@@ -211,7 +218,11 @@ class Study:
         with self.batch(): return self._sweep(self.trials(), died)
 
     def _sweep(self, trials: Sequence[FrozenTrial], died: bool = True) -> list[int]:
-        held = {n for lease in read_leases(self.folder / "leases", sweep=True) for n in lease["trials"]}
+        dead: list[dict[str, Any]] = []
+        held = {n for lease in read_leases(self.folder / "leases", dead=dead) for n in lease["trials"]}
+        for lease in dead:
+            if (spent := lease.get("seconds", 0.0)) > self.optuna.user_attrs.get(key := f"seconds {lease['worker']}", 0.0): self.optuna.set_user_attr(key, spent)
+            (self.folder / "leases" / f"{lease['worker']}.json").unlink(missing_ok=True)
         lost = [trials[n] for n in self._open if trials[n].state == TrialState.RUNNING and n not in held]
         for t in lost:
             saves = count_saves(self.folder / "checkpoints" / f"{t.number}.safetensors")
@@ -247,6 +258,7 @@ class Study:
             key, values = f"rung_{rung}", self.goals.values(metrics)
             self.storage.set_trial_user_attr(frozen._trial_id, key, list(values))
             if trial.seconds > 1: self.storage.set_trial_user_attr(frozen._trial_id, "seconds", round(trial.seconds, 3))
+            self._clock()
             others = [self.goals.losses(t.user_attrs[key]) for t in self.trials() if key in t.user_attrs and t.number != trial.number and t.user_attrs.get("family") == trial.family]
         if self.copies: self.copies.push()
         return goes_on(self.goals.losses(values), others[-256:], share=self.halving)
@@ -335,7 +347,7 @@ class Study:
 
     def tick(self) -> None:
         "Notes how long the study has been worked on; for a leader that neither asks nor tells."
-        if self.lease is None: self.lease = Lease(self.folder / "leases", device=self.device)
+        if self.lease is None: self._hold()
         with self.batch(): self._clock()
 
     def _clock(self, *, now: bool = False) -> None:
@@ -347,8 +359,11 @@ class Study:
 
     def seconds(self) -> float:
         "How long the study has been worked on, all calls together."
-        own = f"seconds {self.lease.worker}" if self.lease else ""
-        return sum(v for k, v in self.optuna.user_attrs.items() if k.startswith("seconds ") and k != own) + (time.monotonic() - self._began if self.leader else 0.0)
+        spent = {k.removeprefix("seconds "): v for k, v in self.optuna.user_attrs.items() if k.startswith("seconds ")}
+        dead: list[dict[str, Any]] = []   # a process that was killed noted its time in its lease last
+        for lease in [*read_leases(self.folder / "leases", dead=dead), *dead]: spent[lease["worker"]] = max(spent.get(lease["worker"], 0.0), lease.get("seconds", 0.0))
+        if self.lease: spent.pop(self.lease.worker, None)
+        return sum(spent.values()) + (time.monotonic() - self._began if self.leader else 0.0)
 
     def close(self) -> None:
         "Gives the lease back, and copies a last time."

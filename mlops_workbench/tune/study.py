@@ -260,8 +260,8 @@ def fit_model(
     device: str = "auto",             # for the networks: 'auto', 'cpu', 'cuda', 'mps'
     ensemble: int = 5,                # trials that the model consists of, at most; of one that was trained in folds all members answer
     sampler: str = "tpe",             # of the trials: 'tpe', 'gp', 'cmaes', 'qmc' or 'random'
-    goals: Goals | None = None,       # what counts, and within which limits; None: the validation loss
-    least_gain: float = 0.0,          # what the rest of a time must still promise, as a share of the lowest loss, for the search to go on; 0: it uses all of it
+    goals: Goals | None = None,       # what the trials are after, and within which limits; None: the validation loss. By that loss the model is chosen, whatever they are after
+    least_gain: float = 0.0,          # what the rest of a time must still promise, as a share of the best so far, for the search to go on; 0: it uses all of it
     seed: int = 0,                    # of everything drawn
     folder: str | Path | None = None, # the study's, which makes it resumable; None: in memory
     store: str | Path | Store | None = None,   # where the study is copied to at each rung
@@ -284,7 +284,7 @@ def fit_model(
         if folder:
             Path(folder).mkdir(parents=True, exist_ok=True)   # a linear model alone leaves no study
             (Path(folder) / "task.json").write_text(task.to_json())
-        if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
+        if search.kinds and search.goals.names != ("loss",): notes.append(f"the trials were after {' and '.join(search.goals.names)}; of what they found, the validation loss chose the model")
         search.report = report or search.report
         population = _size(search, place, timed) if "network" in families else 1
         plan = {k: [s for s in steps if s.family == k] for k in search.kinds} if steps is not None else plan_steps(trials, search.kinds, population=population)
@@ -292,6 +292,7 @@ def fit_model(
         def say(text: str) -> None:
             if progress: progress(min(time.monotonic() - begun, seconds) if timed else search.finished(), total, text)
         try:
+            if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
             if not data.apart and threads() > 1 and {"trees"} < set(search.kinds) and (not timed or seconds >= HELPED): search.helped = begun + (0 if timed else HELPED / 2)
             search.add("constant", fit_constant(data.fit, classes=len(task.classes), **data.aim))
             say("linear model")
