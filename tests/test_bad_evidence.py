@@ -168,6 +168,20 @@ def test_every_two_sensitive_columns_are_crossed_and_what_is_not_shown_is_said()
     with pytest.raises(SettingsError, match=r"'c0 & c6' is not assessed(?s:.)*the first 6 sensitive columns are crossed"): assess_predictions(TWO, told(Y, P), wide, gates={"fair": "selection_rate_ratio(c0 & c6) >= 0.8"})
 
 
+def test_the_first_screen_names_the_worst_disparities_and_says_how_likely_chance_is():
+    rng = np.random.default_rng(3)
+    groups = {f"c{k}": rng.choice(["a", "b"], N) for k in range(4)} | {"few": [f"L{i % 50}" for i in range(N)]}
+    people = pl.DataFrame(groups | {"worst": np.where(P > 0.6, "high", "low")})
+    a = assess_predictions(TWO, told(Y, P), people, gates={"odds": "equal_opportunity_difference(worst) <= 0.01"}, settings=AssessSettings(bootstrap=200))
+    said = summary(a)["For whom does it work worse?"]
+    assert said[0].startswith("equal_opportunity_difference(worst) is ") and all("as much or more would be seen with p " in s for s in said[:5])
+    assert [any(f"{m}({c}" in s for s in said) for m, c in (("selection_rate_ratio", ""), ("equalized_odds_difference", ""), ("selection_rate_ratio", "few)"))] == [True, True, False]
+    assert "are less far apart, or it is not known" in said[5] and max(map(len, said)) < 700 and len(said) == 6
+    assert "err on the side of showing a disparity" in a.section("fairness").markup
+    small = assess_predictions(TWO, told(Y, P), people.select("few"), settings=AssessSettings(bootstrap=50))
+    assert summary(small)["For whom does it work worse?"][0] == "selection_rate_ratio(few) is not known: fewer than two groups of at least 30 people have this rate; left out, fewer than 30 people: L0, L1, L10, L11, L12 and 45 more."
+
+
 def test_one_class_two_rows_and_equal_scores_are_assessed_and_one_row_is_not():
     for labels, scores in ((np.ones(N, int), P), (np.zeros(N, int), P), (Y, np.full(N, 0.5)), (Y, np.zeros(N)), (np.array([0, 1]), P[:2])):
         a = assess_predictions(TWO, told(labels, scores), RACE[: len(labels)], settings=AssessSettings(bootstrap=200))

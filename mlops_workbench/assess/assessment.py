@@ -20,7 +20,7 @@ from .curves import by_class, confusion, precision_recall_figure, residuals, res
 from .abstain import Wish
 from .certainty import Uncertainty, measure_uncertainty, uncertainty_estimates, uncertainty_parts
 from .evidence import Evidence, Fairness, check_answers, choose, gather, groups_told, sensitive_groups, worth_of
-from .fairness import DISPARITIES, group_names, groups_figure, is_binned
+from .fairness import DISPARITIES, WIDE, group_names, groups_figure, is_binned
 from .gates import Answer, Gate, answers_table, held_back, read_gates
 from .ladder import calibration, calibration_figure, compare, ladder_figure, roc_figure
 from .learning import Learning
@@ -365,7 +365,7 @@ def _fairness(a: Assessment) -> list[show.Html]:
     said = lambda tail: f": {a.evidence[0].name}, before anything was done" if tail else f": {a.chosen.name}" + (", the chosen policy" if a.chosen_at else "")
     return _alike(a, "Rates, errors, calibration and values by group") + [show.titled(f"By {f.column}{said(tail)}", show.stack([*(show.note(s) for s in f.sentences[:1]), pictures[f"fairness: {f.column}{tail}"],
                         *(tables[f"{t}: {f.column}{tail}"] for t in ("groups", "served", "disparities") if f"{t}: {f.column}{tail}" in tables and (t != "disparities" or len(f.disparities) > 1)),
-                        *([tables[t]] if (t := f"small groups: {f.column}{tail}") in tables else [])])) for f, tail in parts] + _told(a)
+                        *([tables[t]] if (t := f"small groups: {f.column}{tail}") in tables else [])])) for f, tail in parts] + [show.note(WIDE), *_told(a)]
 
 def _told(a: Assessment) -> list[show.Html]:
     "How well the features tell the sensitive columns."

@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['EVERYBODY', 'NAMES', 'BLOCKS', 'brief', 'positives', 'score_numbers', 'weight_numbers', 'Audit', 'audit', 'percent',
-           'p_text', 'reference_of', 'audit_tables', 'audit_sentences', 'write_audit', 'audit_file']
+           'reference_of', 'audit_tables', 'audit_sentences', 'write_audit', 'audit_file']
 
 # %% ../../nbs/api/3_assess/02b_audit.ipynb #47a68981
 import math
@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import polars as pl
 
-from .fairness import RATES, Cells, against, by_group, cross, describe_disparity, disparities, group_names, groups_figure, many_values, shrunken
+from .fairness import RATES, WIDE, Cells, against, by_group, cross, describe_disparity, disparities, group_names, groups_figure, many_values, p_text, shrunken
 from .report import html_page
 from ..core import show
 from ..core.errors import InputError, ParameterError, nearest
@@ -268,12 +268,6 @@ def percent(
     def of(x: float, digits: int) -> str: return f"{round(100 * x, digits) + 0.0:.{digits}f}"   # no minus before a 0
     return of(value, 2) + ("" if low is None or high is None else f" [{of(low, 1)}, {of(high, 1)}]")
 
-def p_text(
-    p: float | None,   # a p value
-) -> str:
-    "The p value as it is read."
-    return "–" if p is None else "< 0.001" if p < 0.001 else f"{p:.3f}"
-
 def _shown(names: Sequence[str], most: int) -> dict[str, str]:
     "Each name, cut; names that are the same when cut are numbered."
     found: dict[str, str] = {}
@@ -340,8 +334,6 @@ def audit_sentences(
     said = [describe_disparity(cut(r), table, column=brief(column), positive=f"positive ({a.rule})") for r in rows]
     for i, r in enumerate(rows):
         if r["metric"] == "selection_rate_ratio" and r["high"] is not None: said[i] += " " + _four_fifths(r["low"], r["high"])
-    chance = "That all groups have the same rates has" if a.weight else "If groups were exchangeable, as much or more would be seen with"
-    said = [s + ("" if r["p_value"] is None else f" {chance} p {'' if r['p_value'] < 0.001 else '= '}{p_text(r['p_value'])}.") for s, r in zip(said, rows)]
     told = a.against[column].filter(pl.col("rate").is_in(["fpr", "fnr"]), pl.col("ratio_low").is_not_null(), pl.col("group").is_in(a.groups[column].filter(~pl.col("small"))["group"].to_list()))
     worst = [t.sort("ratio", descending=True).row(0, named=True) for (_,), t in told.group_by("rate", maintain_order=True)]
     return said + [f"{NAMES[r['rate']]}({brief(column)}): {r['ratio']:.2f} times [{r['ratio_low']:.2f}, {r['ratio_high']:.2f}] as high for {names[r['group']]} as for "
@@ -359,7 +351,7 @@ def _method(a: Audit) -> show.Html:
              "those decided positive, the share whose label is positive, negative. NPV: of those decided negative, the share whose label is negative. A dash: there is nobody the rate could be of.",
              *([f"Each row weighs as {brief(a.weight)} says: rates are shares of weight. n counts rows; effective n is Kish's, the square of the sum of the weights over the sum of their squares, and intervals are of "
                 "effective counts (Rao and Scott, 1992)."] if a.weight else []),
-             f"Disparities are those of fairlearn, over groups of at least {a.small} {'effective ' * bool(a.weight)}rows; intervals from bootstrap draws of the {'rows' if a.weight else 'counts'}, widened to hold the estimate. They err on the side of showing a disparity.",
+             f"Disparities are those of fairlearn, over groups of at least {a.small} {'effective ' * bool(a.weight)}rows; intervals from bootstrap draws of the {'rows' if a.weight else 'counts'}, widened to hold the estimate. {WIDE}",
              "p: Pearson's chi-square test on the effective counts that all groups have the same rate, or rates." if a.weight else
              "p: how often a disparity at least as large would be dealt by chance, if decisions did not depend on the group (selection rates), or not among people with the same label (the others).",
              f"Each group against one: Newcombe's interval for the difference, Katz's for the ratio, {test}, not adjusted for the number of comparisons.",

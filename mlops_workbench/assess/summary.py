@@ -14,6 +14,8 @@ import polars as pl
 
 from .assessment import Assessment
 from .certify import Certificate
+from .fairness import DISPARITIES
+from .gates import Gate
 from .means import promised
 from ..core import show
 
@@ -54,16 +56,36 @@ def better(
     return said + a.differ + ([a.learning.sentence] if a.learning else [])
 
 # %% ../../nbs/api/3_assess/05a_summary.ipynb #5f9990dd
+_LEADING = ("selection_rate_ratio", "equalized_odds_difference")   # of those of two classes
+
+def _furthest(
+    a: Assessment,   # the evidence
+    most: int = 2,   # sentences on each metric
+) -> list[str]:
+    "The disparities that break a gate or are furthest from parity, in words, and how many columns are left away."
+    broken, found = {Gate.parse(g.gate, g.rule).key for g in a.gates if g.answer == "fail"}, {}
+    for column, f in a.fairness.items():
+        for r, sentence in zip(f.disparities.to_dicts(), f.sentences):
+            metric, value, breaks = r["metric"], r["estimate"], f"{r['metric']}({column})" in broken
+            if metric in _LEADING or metric not in DISPARITIES or breaks:
+                found.setdefault(metric, []).append((breaks, -1.0 if value is None else 1 - value if metric.endswith("ratio") else value, sentence, column))
+    told = []
+    for every in found.values():
+        worst = sorted(every, key=lambda x: (x[0], x[1]), reverse=True)
+        told += [x for x in worst if x[1] >= 0][:most] or worst[: not told]
+    told, left = sorted(told, key=lambda x: (x[0], x[1]), reverse=True), len(a.fairness) - len({x[3] for x in told})
+    more = [f"By {left:,} more column{'s' if left > 1 else ''} or intersection{'s' if left > 1 else ''} groups are less far apart, or it is not known."] * (left > 0)
+    return [x[2] for x in told] + more
+
 def worse_for(
     a: Assessment,   # the evidence
 ) -> list[str]:
     "For which groups and slices the model works worse."
-    said = [s for f in a.fairness.values() for s in f.sentences[:1]]
-    if not said: said = ["No column is named as sensitive, so nothing is known by group: [task] sensitive would name some."]
-    if a.sliced.found is None: return said[:3]
+    said = _furthest(a) or ["No column is named as sensitive, so nothing is known by group: [task] sensitive would name some."]
+    if a.sliced.found is None: return said
     worst = a.sliced.found.table.head(2).to_dicts()
     parts = [f"{r['slice']} (by {show.interval(r['difference'], r['low'], r['high'])}, n = {r['n']:,})" for r in worst]
-    return [*said[:3], f"It loses surely more where {'; '.join(parts)}." if parts else f"No slice was found that loses surely more than the rest, of {a.sliced.found.tried:,} tried."]
+    return [*said, f"It loses surely more where {'; '.join(parts)}." if parts else f"No slice was found that loses surely more than the rest, of {a.sliced.found.tried:,} tried."]
 
 def undecided(
     a: Assessment,   # the evidence
