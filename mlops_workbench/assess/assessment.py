@@ -129,6 +129,11 @@ class Assessment:
         if self.task.framing != "binary": return self.deciding
         return value_table(self.labels, {e.name: e.decisions for e in self.evidence}, worth_of(self.task), amounts=self.amounts, **self.options)
 
+    @cached_property
+    def value_curve(self) -> pl.DataFrame | None:
+        "Of two classes, what decisions are worth at every threshold."
+        return value_curve(self.labels, self.scores, worth_of(self.task), amounts=self.amounts) if self.task.framing == "binary" else None
+
     @property
     def held_back(self) -> list[Answer]:
         "The answers that hold the model back; empty where it may move on."
@@ -319,8 +324,7 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
         out["roc"] = (partial(roc_figure, a.labels, {"this model": a.scores}, weights=a.weights, confidence=a.settings.confidence), "The ROC curve of this model.")
         out["precision and recall"] = (partial(precision_recall_figure, a.labels, {"this model": a.scores}, weights=a.weights, **a.options), "Precision against recall of this model.")
         marks = {e.name: e.policy.threshold for e in a.evidence if e.policy.kind == "threshold"}
-        curve = value_curve(a.labels, a.scores, worth_of(a.task), amounts=a.amounts)
-        out["value"] = (partial(value_figure, curve, marks), "The value of 1,000 decisions at every threshold, with the candidates' thresholds.")
+        out["value"] = (partial(value_figure, a.value_curve, marks), "The value of 1,000 decisions at every threshold, with the candidates' thresholds.")
     if a.task.form == "regression":
         out["residuals"] = (partial(residuals_figure, a.parts["residuals"]), "The mean residual by range of the prediction, with intervals, and the mean absolute one.")
     panels = [(f, "") for f in a.fairness.values()]
@@ -421,6 +425,7 @@ def _json(a: Assessment) -> dict[str, Any]:
         "held_back": [x.gate for x in a.held_back], "reason": a.reason, "policy": json.loads(a.policy.to_json()), "notes": a.notes,
         "performance": a.performance, "ladder": a.ladder, "calibration": a.calibration, "estimates": a.chosen.estimates,
         "worth": {"values": dict(zip(a.task.classes, (dict(zip(a.task.classes, row)) for row in a.task.values))) or worth_of(a.task), "amount": a.task.amount, "capacity": a.task.capacity} if a.task.valued else None, "deciding": a.deciding,
+        "value": a.valued, "value_curve": None if a.value_curve is None else a.value_curve.gather_every(max(len(a.value_curve) // 400, 1)),
         "status_quo": a.chosen.status_quo, "champion": a.chosen.champion, "network": a.network, "learning": a.learning.to_json() if a.learning else None, "operating_point": a.operating, "loss_and_value_differ": a.differ,
         **{{"classes": "classes_found", "confusion": "confusion", "residuals": "residuals"}.get(name, f"by_{name.removesuffix('s')}"): table for name, table in a.parts.items()},
         "slices": a.sliced.to_json(a.chosen.estimates), "fairness": a.fairness, "fairness_unmitigated": first.fairness if a.chosen_at else None,

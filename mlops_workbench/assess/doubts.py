@@ -4,7 +4,7 @@
 
 # %% auto #0
 __all__ = ['label_doubts', 'without', 'twins_across', 'idle_columns', 'Doubt', 'find_doubts', 'left_out_table', 'doubts_html',
-           'write_doubts']
+           'doubts_json', 'write_doubts']
 
 # %% ../../nbs/api/3_assess/03e_doubts.ipynb #1f8aab67
 from collections.abc import Callable, Mapping, Sequence
@@ -254,6 +254,15 @@ def doubts_html(
     return show.stack(parts)
 
 def _file(d: Doubt) -> str: return f"tables/{d.name.replace(' ', '_')}.csv"
+
+def doubts_json(
+    doubts: Sequence[Doubt],   # from `find_doubts`
+    *,
+    most: int = 50,            # rows of a list that are kept
+) -> list[dict[str, Any]]:
+    "What there is to say, the first rows of each list, and what leaving them out changes."
+    left = left_out_table(doubts)
+    return [{"name": d.name, "said": d.said, "listed": len(d.rows), "rows": d.rows.head(most), "left_out": left.filter(pl.col("doubt") == d.name).drop("doubt")} for d in doubts]
 
 def write_doubts(
     doubts: Sequence[Doubt],   # from `find_doubts`

@@ -4,7 +4,8 @@
 
 # %% auto #0
 __all__ = ['UNMITIGATED', 'COMMON', 'BY_GROUP', 'Limit', 'Grid', 'first_within', 'fit_common', 'fit_by_group', 'Candidate',
-           'make_folds', 'fit_policies', 'judged', 'candidates_table', 'frontier', 'candidates_figure']
+           'make_folds', 'fit_policies', 'judged', 'candidates_frame', 'candidates_table', 'frontier',
+           'candidates_figure']
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #2e48c6a9
 import json
@@ -317,15 +318,21 @@ def _note(name: str, policy: Policy, limit: Limit, fitted: bool, kept: bool, dis
     return "; ".join(parts)
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #4afef28a
+def candidates_frame(
+    candidates: list[Candidate],   # what `fit_policies` returned, and others
+) -> pl.DataFrame:
+    "A row for each candidate: its disparity, value and price per 1,000 decisions with their ends, selection rate, kept, note."
+    def ends(name: str, e: Estimate, by: float = 1000) -> dict[str, float | None]: return {f"{name}{end}": None if v is None else by * v for end, v in (("", e.value), ("_low", e.low), ("_high", e.high))}
+    return pl.DataFrame([{"candidate": c.name, **ends("disparity", c.disparity, 1), "within the limit": bool(c.kept), **ends("value per 1,000", c.value), **ends("price per 1,000", c.price),
+                          "selected": float(c.decisions.mean()), "n": c.value.n, "note": c.note} for c in candidates], infer_schema_length=None)
+
 def candidates_table(
     candidates: list[Candidate],   # what `fit_policies` returned, and others
 ) -> pl.DataFrame:
-    "A row for each candidate: its disparity, value and price per 1,000 decisions with intervals, selection rate, kept, note."
-    def per(e: Estimate) -> str: return show.interval(*(None if v is None else 1000 * v for v in (e.value, e.low, e.high)))
-    return pl.DataFrame([{
-        "candidate": c.name, "disparity": show.interval(c.disparity.value, c.disparity.low, c.disparity.high), "within the limit": c.kept,
-        "value per 1,000": per(c.value), "price per 1,000": per(c.price) if c.name != UNMITIGATED else "–",
-        "selected": float(c.decisions.mean()), "n": c.value.n, "note": c.note} for c in candidates])
+    "The same for readers: each number with its interval in one column."
+    shown = ("disparity", "value per 1,000", "price per 1,000")
+    return pl.DataFrame([{k: show.interval(r[k], r[f"{k}_low"], r[f"{k}_high"]) if k in shown else v for k, v in r.items() if not k.endswith(("_low", "_high"))}
+                         | ({"price per 1,000": "–"} if r["candidate"] == UNMITIGATED else {}) for r in candidates_frame(candidates).to_dicts()])
 
 # %% ../../nbs/api/3_assess/02a_mitigate.ipynb #5bd91b2b
 def frontier(

@@ -6,37 +6,59 @@
 __all__ = ['frames', 'write_tables']
 
 # %% ../../nbs/api/3_assess/05b_tables.ipynb #e81f472f
+from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import polars as pl
 
 from .assessment import Assessment
-from .mitigate import candidates_table
+from .certainty import Uncertainty
+from .evidence import Evidence
+from .mitigate import candidates_frame
+from .operating import OperatingPoint
 
 # %% ../../nbs/api/3_assess/05b_tables.ipynb #0c40fc02
+def _fair(e: Evidence, columns: Sequence[str], tail: str = "") -> dict[str, pl.DataFrame]:
+    found = {name: f for name, f in e.fairness.items() if name in columns}
+    return {f"{what} by {name}{tail}": t for name, f in found.items() for what, t in (("groups", f.groups), ("disparities", f.disparities), ("shrunken", f.shrunken)) if t is not None}
+
+def _uncertain(u: Uncertainty) -> dict[str, pl.DataFrame]:
+    left = u.abstention if u.abstention and u.abstention.band else None
+    return {"coverage": u.coverage} | ({"risk": pl.concat([c.table.select(pl.lit(c.loss).alias("loss"), pl.all()) for c in u.curves])} if u.curves else {}) | ({"band": left.table, "band gaps": left.gaps} if left else {})
+
+def _listed(rows: Sequence[Mapping[str, Any]]) -> pl.DataFrame: return pl.DataFrame(rows, infer_schema_length=None)
+
 def frames(
     a: Assessment,   # the evidence
 ) -> dict[str, pl.DataFrame]:
     "Every table of the assessment by name, in full precision."
+    first, named = a.evidence[0], a.sliced.to_json(a.chosen.estimates)["named"]
     found = {"performance": a.performance, "ladder": a.ladder, "calibration": a.calibration} | a.parts
-    for name, f in a.fairness.items(): found |= {f"groups by {name}": f.groups, f"disparities by {name}": f.disparities} | ({} if f.shrunken is None else {f"shrunken by {name}": f.shrunken})
-    found |= {f"proxies of {name}": p for name, p in a.proxies.items()}
-    if a.chosen.status_quo: found["status quo"] = a.chosen.status_quo.table
-    if a.chosen.champion: found["champion"] = a.chosen.champion.table
+    if a.chosen_at and a.limit_column: found |= _fair(first, [a.limit_column], ", unmitigated")
+    found |= _fair(a.chosen, list(a.fairness)) | {f"proxies of {name}": p for name, p in a.proxies.items()}
+    for name, now in (("status quo", a.chosen.status_quo), ("champion", a.chosen.champion)): found |= {name: now.table} if now else {}
     if a.learning: found["learning"] = a.learning.table
     if a.valued is not None: found["value"] = a.valued
-    if a.candidates: found["candidates"] = candidates_table([*a.candidates, *a.others])
-    if a.gates: found["gates"] = pl.DataFrame([g.to_json() for g in a.gates], infer_schema_length=None)
+    if a.value_curve is not None: found["value curve"] = a.value_curve
+    if a.task.values: found["value matrix"] = _listed([{"true class": c} | dict(zip(a.task.classes, row)) for c, row in zip(a.task.classes, a.task.values)])
+    if isinstance(a.operating, OperatingPoint): found["operating point"] = _listed([{"measure": "threshold", "value": a.operating.threshold}, *({"measure": m} | e.to_json() for m, e in a.operating.estimates.items())])
+    if named: found["slices named"] = _listed([{"slice": s["name"], "predicate": s["predicate"], "metric": m} | e for s in named for m, e in s["estimates"].items()])
+    if a.sliced.found: found["slices found"] = a.sliced.found.table
+    if a.candidates: found["candidates"] = candidates_frame([*a.candidates, *a.others])
+    if a.uncertainty: found |= _uncertain(a.uncertainty)
+    if a.gates: found |= {name: _listed([g.to_json() for g in e.answers]) for name, e in (("gates", a.chosen), *([("gates, unmitigated", first)] if a.chosen_at else []))}
     return found
 
 def write_tables(
     a: Assessment,         # the evidence
     folder: str | Path,    # where to, made if need be
+    more: Mapping[str, pl.DataFrame] | None = None,   # further tables, by name
 ) -> list[Path]:
     "Writes each table as CSV, and says where."
     folder, written = Path(folder), []
     folder.mkdir(parents=True, exist_ok=True)
-    for name, frame in frames(a).items():
+    for name, frame in (frames(a) | dict(more or {})).items():
         path = folder / ("".join(c if c.isalnum() or c in "-_" else "_" for c in name)[:100] + ".csv")
         if path in written: path = path.with_stem(f"{path.stem}_{len(written)}")
         frame.with_columns(pl.col(pl.List, pl.Array).cast(pl.List(pl.String)).list.join("; ")).write_csv(path)

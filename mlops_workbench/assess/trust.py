@@ -107,9 +107,25 @@ class Trust:
 
     def __repr__(self) -> str: return repr(stack(self._parts()))
 
+    @property
+    def pairs(self) -> pl.DataFrame | None:
+        "How much each two columns count together; None of one column."
+        return self.together.pairs(bootstrap=self.bootstrap, confidence=self.confidence, seed=self.seed) if len(self.together.names) > 1 else None
+
+    def frames(self) -> dict[str, pl.DataFrame]:
+        "Its tables by name, in full precision; differences as shares of the values."
+        c, pairs = self.certificate, self.pairs
+        checks = [("adds up to the answers", c.additivity, None, c.rows), (f"against {c.reference}", c.error, None, c.checked), ("with another seed", c.seed_difference, c.seed_order, c.checked)]
+        checks += [("with other background rows", c.background_difference, c.background_order, c.checked)] * (c.background_difference is not None) + [("columns that go together", float(len(c.doubtful)), None, c.rows)]
+        found = {"certificate": pl.DataFrame(checks, schema={"check": pl.String, "found": pl.Float64, "rank_correlation": pl.Float64, "rows": pl.Int64}, orient="row")}
+        if c.doubtful: found["columns together"] = pl.DataFrame(c.doubtful, infer_schema_length=None)
+        if pairs is not None: found["interactions"] = pairs
+        if self.change and self.change.found: found["what if"] = pl.DataFrame(self.change.to_json()["changes"], infer_schema_length=None)
+        return found | {f"importance by {name}": by for name, by in self.groups.items()}
+
     def to_json(self) -> dict[str, Any]:
         "The numbers as plain JSON."
-        pairs = self.together.pairs(bootstrap=self.bootstrap, confidence=self.confidence, seed=self.seed).head(10).to_dicts() if len(self.together.names) > 1 else []
+        pairs = [] if self.pairs is None else self.pairs.head(10).to_dicts()
         return {"certificate": self.certificate.to_json(), "interactions": pairs, "by_group": {name: by.to_dicts() for name, by in self.groups.items()}, "what_if": None if self.change is None else self.change.to_json() | {"kept": self.kept}}
 
 def examine(

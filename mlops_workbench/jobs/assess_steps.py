@@ -17,7 +17,7 @@ import numpy as np
 import polars as pl
 
 from ..assess.assessment import Assessment, assess_predictions, assess_scores, plain
-from ..assess.doubts import doubts_html, find_doubts, write_doubts
+from ..assess.doubts import Doubt, doubts_json, find_doubts, write_doubts
 from ..assess.explain import Attributions, few_players, importance, importance_figure, shapley, typical_rows, waterfall_figure
 from ..assess.evidence import sensitive_groups, worth_of
 from ..assess.mitigate import Limit
@@ -227,13 +227,13 @@ def singled(
 def doubts(
     run: JobRun,             # that assesses
     assessment: Assessment,  # from `evidence`
-    found: Searched,         # from `evidence`
-) -> show.Html:
-    "What in the data deserves a second look; whole lists lie in tables/ as CSV."
+    found: Searched | None,  # from `evidence`
+) -> list[Doubt]:
+    "What in the data deserves a second look, for `assess.doubts.doubts_html`; nothing where a deployed model is assessed."
+    if not found: return []
     settings, models = assessment.settings, {k: m.predict for k, m in fold_models(run, found).items()}
     doubted = find_doubts(found.task, found.frame, found.predictions, assessment.labels, assessment.scores, models or found.predictor.predict, confidence=settings.confidence, replicates=settings.bootstrap)
-    write_doubts(doubted, run.folder)
-    return doubts_html(doubted)
+    return doubted + ([] if assessment.weights is None else [Doubt("weights", f"The losses with and without count every row alike, whatever it weighs by {found.task.weight}.", pl.DataFrame())])
 
 # %% ../../nbs/api/7_jobs/04a_assess_steps.ipynb #85078ec8
 def subject(
@@ -269,15 +269,18 @@ def leave_evidence(
     importance: pl.DataFrame | None = None,     # of the columns
     answers: dict[str, list[str]] | None = None,   # from `assess.summary.summary`
     trust: Trust | None = None,                 # from `examination`
+    doubted: Sequence[Doubt] = (),              # from `doubts`
 ) -> Path:
     "The path of `assessment.json`, written with everything the report shows; the tables lie beside it as CSV."
     found = assessment.to_json() | {"summary": answers or summary(assessment)}
     if importance is not None: found["importance"] = importance.to_dicts()
     if attributions is not None: found["explained"] = {"rows": len(attributions.values), "link": attributions.link, "additivity_error": attributions.additivity_error}
     if trust is not None: found["explained"] |= plain(trust.to_json())
+    if doubted: found["doubts"] = plain(doubts_json(doubted))
     path = run.save_json("assessment.json", found)
     (run.folder / "policy.json").write_text(assessment.policy.to_json())
-    write_tables(assessment, run.folder / "tables")
+    write_tables(assessment, run.folder / "tables", ({} if importance is None else {"importance": importance}) | (trust.frames() if trust else {}))
+    if doubted: write_doubts(doubted, run.folder)
     assessment.rows().write_parquet(run.folder / "decisions.parquet")
     run.output("run", "assess", run.id)
     return path
