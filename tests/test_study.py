@@ -298,6 +298,16 @@ def test_a_trial_that_alone_keeps_a_limit_is_found_among_many():
     assert fit.metrics["selection_rate_ratio(side)"] >= max(v for v in fit.leaderboard["selection_rate_ratio(side)"] if v is not None)
 
 
+def test_a_difference_between_groups_that_are_too_small_is_refused_and_small_groups_are_named():
+    small = sided(1).with_columns(side=pl.Series(np.where(np.arange(400) % 8, "left", np.where(np.arange(400) % 16, "right", "middle"))))
+    for limit in ("equalized_odds_difference(side) <= 0.2", "selection_rate_ratio >= 0.8"):
+        with pytest.raises(ParameterError, match=r"fewer than two groups have 30: left \(70\), right \(7\), middle \(3\)\n.*goals and constraints"): limited(small, limit)
+    alike = table(400, 1).with_columns(side=pl.col("binary"))
+    with pytest.raises(ParameterError, match="fewer than two groups have the labels that it compares"): limited(alike, "equal_opportunity_difference(side) <= 0.2")
+    fit = limited(sided(1).with_columns(side=pl.when(pl.col("a") > 1.5).then(pl.lit("far")).otherwise("side")), "equalized_odds_difference(side) <= 0.9", families=("linear",))
+    assert len(fit.notes) == 1 and re.fullmatch(r"side is compared without groups that have fewer than 30 of the rows to choose by: far \(\d\)", fit.notes[0])
+
+
 def test_the_best_of_a_search_are_trained_in_folds_and_all_rows_choose(tmp_path):
     fit = fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path)
     folds, board = fit.steps[-1], fit.leaderboard
@@ -366,6 +376,17 @@ def test_cross_fitting_never_sees_the_row_it_predicts(tmp_path):
     assert 0.35 < rank / (y.sum() * (y == 0).sum()) < 0.65   # labels are noise: a leak would show as skill
     several = cross_fit(frame, task("multiclass"), np.arange(300) % 2, trials=2, device="cpu")
     assert several.schema["score"] == pl.Array(pl.Float64, 3) and several.schema["score_trees"] == pl.Array(pl.Float64, 3)
+
+
+def test_what_a_fold_cannot_measure_is_refused_before_anything_is_trained(monkeypatch):
+    frame, folds = sided(1), np.arange(400) % 2
+    frame = frame.with_columns(side=pl.when(pl.Series(folds == 1)).then(pl.lit("left")).otherwise("side"))
+    goals = Goals.of({"loss": "minimize"}, ["auc(slice:right) >= 0.5"])
+    held = task(sensitive=("side",), slices={"right": "side = right"})
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "fit_model", None)
+        with pytest.raises(ParameterError, match=r"too few of the rows to choose by are in the slice\n.*in fold 1 of 2"): cross_fit(frame, held, folds, trials=2, goals=goals, device="cpu")
+    assert len(cross_fit(sided(1), held, folds, trials=1, goals=goals, device="cpu", families=("linear",))) == 400
 
 
 def test_what_cannot_be_learned_is_refused():

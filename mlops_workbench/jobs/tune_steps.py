@@ -27,7 +27,7 @@ from ..model.task import Split, Task, frame_task, split_rows
 from ..tune.budget import Budget
 from ..tune.families import Step
 from ..tune.goals import Goals
-from ..tune.study import Fit, cross_fit, fit_model, score_table
+from ..tune.study import Fit, check_folds, cross_fit, fit_model, score_table
 from .asked import check_asked
 from .searched import model_scores
 
@@ -109,6 +109,7 @@ def search(
     seconds = 0.0 if math.isinf(limit) else limit
     options: dict[str, Any] = dict(trials=trials, families=tune.families, device=tune.device, ensemble=tune.ensemble, sampler=tune.sampler, least_gain=tune.least_gain,
                                    goals=Goals.of({"loss": "minimize"}, tune.constraints), seed=task.seed)
+    if split.cross_fitted: check_folds(prepared.frame, task, split.folds, options["goals"])   # before the whole is searched
     study = run.folder / "study"
     if run.resumes and (run.resumes / "study").is_dir(): shutil.copytree(run.resumes / "study", study, dirs_exist_ok=True)
     study.mkdir(parents=True, exist_ok=True)
