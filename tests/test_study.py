@@ -389,6 +389,18 @@ def test_what_a_fold_cannot_measure_is_refused_before_anything_is_trained(monkey
     assert len(cross_fit(sided(1), held, folds, trials=1, goals=goals, device="cpu", families=("linear",))) == 400
 
 
+def test_a_search_that_is_refused_gives_its_study_back(tmp_path):
+    here = {"trials": 1, "families": ("trees",), "device": "cpu", "folder": tmp_path / "study", "store": tmp_path / "store"}
+    with pytest.raises(NotFoundError): fit_model(table(200), task(), warm_start=tmp_path / "nowhere", **here)
+    assert not (tmp_path / "store" / "lease.json").exists() and not list((tmp_path / "study" / "leases").glob("*"))
+    assert [s.family for s in fit_model(table(200), task(), **here).steps] == ["trees"]
+
+
+def test_one_trial_is_one_and_a_count_that_ends_a_time_is_said():
+    assert [(s.family, s.trials) for s in fit_model(table(200), task(), trials=1, device="cpu").steps] == [("trees", 1)]
+    assert fit_model(table(200), task(), trials=2, seconds=60, device="cpu", families=("trees",)).ended == "2 of 2 trials"
+
+
 def test_what_cannot_be_learned_is_refused():
     with pytest.raises(ParameterError, match="unknown device 'gpu'"): fit_model(table(100), task(), device="gpu")
     with pytest.raises(InputError): fit_model(table(100).with_columns(binary=pl.lit(None, pl.String)), task(), trials=2)

@@ -73,7 +73,10 @@ class Search:
         self.helped = math.inf    # `time.monotonic()` from which on there is one
         self.report: Callable[[float, float], Any] = lambda trials, loss: None   # is called with the trials done, rungs as parts of them, and that loss
         self._lock, self._stop, self._partly = threading.RLock(), threading.Event(), {}
-        self.load()
+        try: self.load()
+        except BaseException:
+            self.close()
+            raise
 
     def load(self) -> None:
         "Takes over what was finished before, or by another process."

@@ -281,18 +281,18 @@ def fit_model(
         notes = [why] if "trees" in families and (why := without_trees(data)) else []
         if notes and not set(families) - {"trees"}: raise ParameterError(notes[0], where="families", remedy="add network or linear")
         search = Search(data, families=families, folder=Path(folder) if folder else None, goals=goals, sampler=sampler, seed=seed, device=place, store=store)
-        notes += search.measures.notes
-        if folder:
-            Path(folder).mkdir(parents=True, exist_ok=True)   # a linear model alone leaves no study
-            (Path(folder) / "task.json").write_text(task.to_json())
-        if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
-        search.report = report or search.report
-        population = _size(search, place, timed) if "network" in families else 1
-        plan = {k: [s for s in steps if s.family == k] for k in search.kinds} if steps is not None else plan_steps(trials, search.kinds, population=population)
-        total = seconds if timed else sum(s.trials for many in plan.values() for s in many)
-        def say(text: str) -> None:
-            if progress: progress(min(time.monotonic() - begun, seconds) if timed else search.finished(), total, text)
         try:
+            notes += search.measures.notes
+            if folder:
+                Path(folder).mkdir(parents=True, exist_ok=True)   # a linear model alone leaves no study
+                (Path(folder) / "task.json").write_text(task.to_json())
+            if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
+            search.report = report or search.report
+            population = _size(search, place, timed) if "network" in families else 1
+            plan = {k: [s for s in steps if s.family == k] for k in search.kinds} if steps is not None else plan_steps(trials, search.kinds, population=population)
+            total = seconds if timed else sum(s.trials for many in plan.values() for s in many)
+            def say(text: str) -> None:
+                if progress: progress(min(time.monotonic() - begun, seconds) if timed else search.finished(), total, text)
             if not data.apart and threads() > 1 and {"trees"} < set(search.kinds) and (not timed or seconds >= HELPED): search.helped = begun + (0 if timed else HELPED / 2)
             search.add("constant", fit_constant(data.fit, classes=len(task.classes), **data.aim))
             say("linear model")
@@ -315,7 +315,7 @@ def fit_model(
             notes += _broken(search, chosen.metrics, chosen.weights)
             trained = sorted(search.trained, key=lambda s: s.first) + ([replace(again, limit=folds.done)] if again and folds else [])
             found = Fit(chosen.model, chosen.singles, _leaderboard(search, chosen), chosen.metrics.pop("loss"), chosen.rows, describe_device(place), time.monotonic() - begun, trained, chosen.versus, chosen.metrics,
-                        Result(search.study) if search.study else None, getattr(take, "ended", ""), notes)
+                        Result(search.study) if search.study else None, getattr(take, "ended", "") or (f"{search.finished()} of {trials} trials" if timed and 0 < trials <= search.finished() else ""), notes)
         finally: search.close()
     return found
 
