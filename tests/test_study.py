@@ -401,6 +401,20 @@ def test_one_trial_is_one_and_a_count_that_ends_a_time_is_said():
     assert fit_model(table(200), task(), trials=2, seconds=60, device="cpu", families=("trees",)).ended == "2 of 2 trials"
 
 
+@pytest.mark.parametrize("given, said", [
+    ({"ensemble": 0}, r"ensemble = 0\n.*the search\n.*whole number, 1 or more"), ({"seconds": math.nan}, "seconds = nan"), ({"trials": None}, "trials = None"), ({"trials": "10"}, "trials = '10'"), ({"trials": 2.5}, "trials = 2.5"),
+    ({"trials": 0}, "a budget of 0 trials"), ({"folder": __file__}, r"test_study.py is a file\n.*folder"), ({"sampler": "cmaes"}, "use tpe, or families = trees"), ({"sampler": "tep"}, "did you mean 'tpe'"),
+    ({"sampler": "cmaes", "families": ("trees",), "goals": Goals.of({"loss": "minimize"}, ["size_mb <= 1"])}, "cmaes cannot search with constraints: size_mb <= 1")])
+def test_a_search_that_cannot_be_made_is_refused_before_the_table_is_read(given, said):
+    with pytest.raises(ParameterError, match=said): fit_model(None, task(), **{"trials": 2, "device": "cpu", **given})
+
+
+def test_cmaes_searches_trees_and_a_target_beyond_all_numbers_is_refused():
+    assert len(fit_model(table(200), task(), trials=12, families=("trees",), sampler="cmaes", device="cpu").leaderboard) == 13
+    huge = table(200).with_columns(quantity=pl.when(pl.col("when") < 20).then(1e300).otherwise("quantity"))
+    with pytest.raises(InputError, match=r"a value of 1e\+300 is too large.*\n.*column 'quantity'\n.*logarithm"): fit_model(huge, task("regression"), trials=2, device="cpu")
+
+
 def test_what_cannot_be_learned_is_refused():
     with pytest.raises(ParameterError, match="unknown device 'gpu'"): fit_model(table(100), task(), device="gpu")
     with pytest.raises(InputError): fit_model(table(100).with_columns(binary=pl.lit(None, pl.String)), task(), trials=2)

@@ -27,7 +27,7 @@ from ..model.task import Split, Task, frame_task, split_rows
 from ..tune.budget import Budget
 from ..tune.families import Step
 from ..tune.goals import Goals
-from ..tune.study import Fit, check_folds, cross_fit, fit_model, score_table
+from ..tune.study import Fit, check_folds, check_search, cross_fit, fit_model, score_table
 from .asked import check_asked
 from .searched import model_scores
 
@@ -65,6 +65,7 @@ def prepare(
 ) -> Prepared:
     "The version's rows with a target, the task and the split."
     settings = run.settings
+    check_search(settings.tune.families, settings.tune.sampler, Goals.of({"loss": "minimize"}, settings.tune.constraints))
     version = resolve(run.store, dataset or settings.dataset)
     run.input("dataset", dataset or settings.dataset, str(version), hash=version.hash)
     frame = read(run.store, str(version))

@@ -139,7 +139,10 @@ def tuning_data(
         part = frame[at]
         w = task.training_weights(part) if training else task.weights(part)
         if w.sum() <= 0: raise InputError("every weight is 0 in a part of the rows", where=f"column {task.weight!r}", remedy="give weights above 0")
-        return Labelled(features.transform(part), task.labels(part), w)
+        y = task.labels(part)
+        with np.errstate(over="ignore"):
+            if not np.isfinite(np.square(y).sum()): raise InputError(f"a value of {np.abs(y).max():.3g} is too large to be learned from", where=f"column {task.target!r}", remedy="correct it, divide the column, or take its logarithm")
+        return Labelled(features.transform(part), y, w)
     train, held = rows(fit), rows(valid)
     encoding = fit_encoding(train.x, train.y, n_categories=features.n_categories, regression=task.framing == "regression")
     plain = replace(held, w=task.weights(frame[valid])) if check is valid else rows(check, training=False)
