@@ -126,7 +126,8 @@ def test_different_failures_now_and_then_do_not_stop_a_search():
 @pytest.mark.parametrize("space, text", [
     (lambda: Space(x=floats(1, 0)), "empty range"), (lambda: Space(x=floats(0, 1, log=True)), "logarithm"), (lambda: Space(x=options("a")), "one option"),
     (lambda: Space(x=floats(0, math.inf)), "without end"), (lambda: Space(x=floats(0, 1, start=2)), "outside"), (lambda: Space(x=options("a", "a")), "twice"),
-    (lambda: Space(x=options((1,), (2,))), "has the option"), (lambda: Space(), "without a choice"), (lambda: Space(x=3), "is no choice"), (lambda: Space(x=ints(1, 1)), "empty range")])
+    (lambda: Space(x=options((1,), (2,))), "has the option"), (lambda: Space(), "without a choice"), (lambda: Space(x=3), "is no choice"), (lambda: Space(x=[]), "x has no options"), (lambda: search(bowl, {"x": (0.0, 1.0)}, trials=2), r"the space is {'x'.*\n.*a search space\n.*Space\(\*\*choices\)"),
+    (lambda: Space(x=ints(1, 1)), "empty range")])
 def test_a_space_that_cannot_be_drawn_from_is_refused(space, text):
     with pytest.raises(ParameterError, match=text): space()
 

@@ -310,6 +310,16 @@ def test_a_trial_that_alone_keeps_a_limit_is_found_among_many():
     assert fit.metrics["selection_rate_ratio(side)"] >= max(v for v in fit.leaderboard["selection_rate_ratio(side)"] if v is not None)
 
 
+def test_a_difference_between_groups_that_are_too_small_is_refused_and_small_groups_are_named():
+    small = sided(1).with_columns(side=pl.Series(np.where(np.arange(400) % 8, "left", np.where(np.arange(400) % 16, "right", "middle"))))
+    for limit in ("equalized_odds_difference(side) <= 0.2", "selection_rate_ratio >= 0.8"):
+        with pytest.raises(ParameterError, match=r"fewer than two groups have 30: left \(70\), right \(7\), middle \(3\)\n.*goals and constraints"): limited(small, limit)
+    alike = table(400, 1).with_columns(side=pl.col("binary"))
+    with pytest.raises(ParameterError, match="fewer than two groups have the labels that it compares"): limited(alike, "equal_opportunity_difference(side) <= 0.2")
+    fit = limited(sided(1).with_columns(side=pl.when(pl.col("a") > 1.5).then(pl.lit("far")).otherwise("side")), "equalized_odds_difference(side) <= 0.9", families=("linear",))
+    assert len(fit.notes) == 1 and re.fullmatch(r"side is compared without groups that have fewer than 30 of the rows to choose by: far \(\d\)", fit.notes[0])
+
+
 def test_the_best_of_a_search_are_trained_in_folds_and_all_rows_choose(tmp_path):
     fit = fit_model(table(), task(), trials=24, device="cpu", folder=tmp_path)
     folds, board = fit.steps[-1], fit.leaderboard
@@ -389,6 +399,43 @@ def test_cross_fitting_never_sees_the_row_it_predicts(tmp_path):
     assert 0.35 < rank / (y.sum() * (y == 0).sum()) < 0.65   # labels are noise: a leak would show as skill
     several = cross_fit(frame, task("multiclass"), np.arange(300) % 2, trials=2, device="cpu")
     assert several.schema["score"] == pl.Array(pl.Float64, 3) and several.schema["score_trees"] == pl.Array(pl.Float64, 3)
+
+
+def test_what_a_fold_cannot_measure_is_refused_before_anything_is_trained(monkeypatch):
+    frame, folds = sided(1), np.arange(400) % 2
+    frame = frame.with_columns(side=pl.when(pl.Series(folds == 1)).then(pl.lit("left")).otherwise("side"))
+    goals = Goals.of({"loss": "minimize"}, ["auc(slice:right) >= 0.5"])
+    held = task(sensitive=("side",), slices={"right": "side = right"})
+    with monkeypatch.context() as patched:
+        patched.setattr(study, "fit_model", None)
+        with pytest.raises(ParameterError, match=r"too few of the rows to choose by are in the slice\n.*in fold 1 of 2"): cross_fit(frame, held, folds, trials=2, goals=goals, device="cpu")
+    assert len(cross_fit(sided(1), held, folds, trials=1, goals=goals, device="cpu", families=("linear",))) == 400
+
+
+def test_a_search_that_is_refused_gives_its_study_back(tmp_path):
+    here = {"trials": 1, "families": ("trees",), "device": "cpu", "folder": tmp_path / "study", "store": tmp_path / "store"}
+    with pytest.raises(NotFoundError): fit_model(table(200), task(), warm_start=tmp_path / "nowhere", **here)
+    assert not (tmp_path / "store" / "lease.json").exists() and not list((tmp_path / "study" / "leases").glob("*"))
+    assert [s.family for s in fit_model(table(200), task(), **here).steps] == ["trees"]
+
+
+def test_one_trial_is_one_and_a_count_that_ends_a_time_is_said():
+    assert [(s.family, s.trials) for s in fit_model(table(200), task(), trials=1, device="cpu").steps] == [("trees", 1)]
+    assert fit_model(table(200), task(), trials=2, seconds=60, device="cpu", families=("trees",)).ended == "2 of 2 trials"
+
+
+@pytest.mark.parametrize("given, said", [
+    ({"ensemble": 0}, r"ensemble = 0\n.*the search\n.*whole number, 1 or more"), ({"seconds": math.nan}, "seconds = nan"), ({"trials": None}, "trials = None"), ({"trials": "10"}, "trials = '10'"), ({"trials": 2.5}, "trials = 2.5"),
+    ({"trials": 0}, "a budget of 0 trials"), ({"folder": __file__}, r"test_study.py is a file\n.*folder"), ({"sampler": "cmaes"}, "use tpe, or families = trees"), ({"sampler": "tep"}, "did you mean 'tpe'"),
+    ({"sampler": "cmaes", "families": ("trees",), "goals": Goals.of({"loss": "minimize"}, ["size_mb <= 1"])}, "cmaes cannot search with constraints: size_mb <= 1")])
+def test_a_search_that_cannot_be_made_is_refused_before_the_table_is_read(given, said):
+    with pytest.raises(ParameterError, match=said): fit_model(None, task(), **{"trials": 2, "device": "cpu", **given})
+
+
+def test_cmaes_searches_trees_and_a_target_beyond_all_numbers_is_refused():
+    assert len(fit_model(table(200), task(), trials=12, families=("trees",), sampler="cmaes", device="cpu").leaderboard) == 13
+    huge = table(200).with_columns(quantity=pl.when(pl.col("when") < 20).then(1e300).otherwise("quantity"))
+    with pytest.raises(InputError, match=r"a value of 1e\+300 is too large.*\n.*column 'quantity'\n.*logarithm"): fit_model(huge, task("regression"), trials=2, device="cpu")
 
 
 def test_what_cannot_be_learned_is_refused():

@@ -81,7 +81,7 @@ class TuneSettings:
     families: list[str] = field(default_factory=lambda: ["network", "trees", "linear"])  # kinds of model tried
     device: str = "auto"       # auto, cpu, cuda or mps
     ensemble: int = 5          # models in the ensemble at most
-    sampler: str = "tpe"       # who proposes trials: tpe, gp, cmaes, qmc or random
+    sampler: str = "tpe"       # who proposes trials: tpe, gp, qmc or random; cmaes for families = trees without constraints
     constraints: list[str] = field(default_factory=list)  # limits that a trial must keep, such as latency_ms <= 1
     least_gain: float = 0.0    # what the rest of a limit in time must still promise, as a share of the lowest loss, for the search to go on
     workers: int = 1           # processes that search at once; 0: one for each GPU

@@ -27,7 +27,7 @@ from ..model.task import Split, Task, frame_task, split_rows
 from ..tune.budget import Budget
 from ..tune.families import Step
 from ..tune.goals import Goals
-from ..tune.study import Fit, cross_fit, fit_model, score_table
+from ..tune.study import Fit, check_folds, check_search, cross_fit, fit_model, score_table
 from .asked import check_asked
 from .searched import model_scores
 
@@ -65,6 +65,7 @@ def prepare(
 ) -> Prepared:
     "The version's rows with a target, the task and the split."
     settings = run.settings
+    check_search(settings.tune.families, settings.tune.sampler, Goals.of({"loss": "minimize"}, settings.tune.constraints))
     version = resolve(run.store, dataset or settings.dataset)
     run.input("dataset", dataset or settings.dataset, str(version), hash=version.hash)
     frame = read(run.store, str(version))
@@ -110,6 +111,7 @@ def search(
     first = _earlier(run, warm_start) if warm_start else None
     options: dict[str, Any] = dict(trials=trials, families=tune.families, warm_start=first, workers=tune.workers or "auto", device=tune.device, ensemble=tune.ensemble, sampler=tune.sampler, least_gain=tune.least_gain,
                                    goals=Goals.of({"loss": "minimize"}, tune.constraints), seed=task.seed)
+    if split.cross_fitted: check_folds(prepared.frame, task, split.folds, options["goals"])   # before the whole is searched
     study = run.folder / "study"
     if run.resumes and (run.resumes / "study").is_dir(): shutil.copytree(run.resumes / "study", study, dirs_exist_ok=True)
     study.mkdir(parents=True, exist_ok=True)

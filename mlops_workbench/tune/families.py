@@ -108,11 +108,11 @@ def plan_steps(
 ) -> dict[str, list[Step]]:
     "The steps of each kind, for a budget that is a count."
     turns = [k for k in TURNS if k in kinds]
-    networks = max(1, trials // 2 if "trees" in kinds else trials) if turns else 0
+    networks = (trials // 2 if "trees" in kinds else trials) if turns else 0
     groups = -(-networks // population)
     steps: dict[str, list[Step]] = {}
     for i in range(groups): steps.setdefault(turns[i % len(turns)], []).append(Step(turns[i % len(turns)], networks // groups + (i < networks % groups)))
-    return steps | ({"trees": [Step("trees", 1)] * max(1, trials - networks)} if "trees" in kinds else {})
+    return steps | ({"trees": [Step("trees", 1)] * (trials - networks)} if "trees" in kinds else {})
 
 # %% ../../nbs/api/4_tune/03a_families.ipynb #368e31a8
 class Shares:

@@ -94,6 +94,7 @@ def search(
     if rate is None:
         settings = project_settings()
         rate = settings.run.cost_per_hour if settings else 0.0
+    if not isinstance(space, Space): raise ParameterError(f"the space is {space!r}", where="a search space", remedy="give Space(rate=floats(0.1, 1.0)); of choices in a dict, Space(**choices)")
     budget, goals = Budget(trials, minutes, money, rate, least_gain), Goals.of(directions, constraints)
     devices = worker_devices(workers, device)
     function, name = _objective(objective, workers)

@@ -42,6 +42,7 @@ class Choice:
 
     def _check_range(self) -> None:
         if not (math.isfinite(self.low) and math.isfinite(self.high)): _refuse(self.name, f"has a range without end, {self.low:g} to {self.high:g}", "give two finite numbers")
+        if self.low == self.high == 0: _refuse(self.name, "has no options and no range", "give two options or more, or the smallest number and the largest")
         if self.low >= self.high: _refuse(self.name, f"has an empty range, {self.low:g} to {self.high:g}", "give the smaller number first; a value that is fixed needs no choice")
         if self.log and self.low <= 0: _refuse(self.name, f"is drawn by its logarithm from {self.low:g} on", "begin above 0, or leave out log")
         if self.whole and (self.low != int(self.low) or self.high != int(self.high)): _refuse(self.name, f"is whole, from {self.low:g} to {self.high:g}", "give whole numbers")
