@@ -4800,6 +4800,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                         'mlops_workbench/tune/study.py')},
             'mlops_workbench.tune.trials': { 'mlops_workbench.tune.trials.Interrupted': ( 'api/4_tune/trials.html#interrupted',
                                                                                           'mlops_workbench/tune/trials.py'),
+                                             'mlops_workbench.tune.trials.NoParameter': ( 'api/4_tune/trials.html#noparameter',
+                                                                                          'mlops_workbench/tune/trials.py'),
                                              'mlops_workbench.tune.trials.Params': ( 'api/4_tune/trials.html#params',
                                                                                      'mlops_workbench/tune/trials.py'),
                                              'mlops_workbench.tune.trials.Params.__getattr__': ( 'api/4_tune/trials.html#params.__getattr__',
