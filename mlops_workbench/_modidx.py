@@ -3715,6 +3715,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                              'mlops_workbench/model/graph.py'),
                                              'mlops_workbench.model.graph._limit_nodes': ( 'api/2_model/graph.html#_limit_nodes',
                                                                                            'mlops_workbench/model/graph.py'),
+                                             'mlops_workbench.model.graph._one_table': ( 'api/2_model/graph.html#_one_table',
+                                                                                         'mlops_workbench/model/graph.py'),
                                              'mlops_workbench.model.graph._properties': ( 'api/2_model/graph.html#_properties',
                                                                                           'mlops_workbench/model/graph.py'),
                                              'mlops_workbench.model.graph._quiet': ( 'api/2_model/graph.html#_quiet',
