@@ -21,7 +21,7 @@ from mlops_workbench.model.policy import Policy
 from mlops_workbench.model.predictor import Predictor
 from mlops_workbench.model.task import Task
 from mlops_workbench.tune import search, study
-from mlops_workbench.tune.data import divide, tuning_data
+from mlops_workbench.tune.data import Measures, divide, tuning_data
 from mlops_workbench.tune.families import Step
 from mlops_workbench.tune.goals import Goals
 from mlops_workbench.tune.helper import Helper
@@ -383,6 +383,15 @@ def test_a_goal_other_than_the_loss_is_not_mixed_up_with_it(tmp_path):
     after.study.losses = [-0.9] * 30
     take = Clock(after, time.monotonic() + 60, least_gain=0.01)
     assert take(["trees"]) is None and "less than 0.01 of 0.9" in take.ended
+
+
+def test_what_a_trial_told_is_not_measured_again(tmp_path, monkeypatch):
+    graph, built = Measures.graph, []
+    monkeypatch.setattr(Measures, "graph", lambda self, members, weights: built.append([m.family for m in members]) or graph(self, members, weights))
+    options = {"trials": 2, "families": ["trees"], "goals": Goals.of({"loss": "minimize"}, ["size_mb <= 5"]), "device": "cpu", "folder": tmp_path}
+    fit = fit_model(table(), task(), **options)
+    assert built == [["trees"], ["trees"], ["trees"] * len(fit.predictor.members)]
+    assert fit_model(table(), task(), **options).metrics == fit.metrics and len(built) == 4
 
 
 def test_cross_fitting_never_sees_the_row_it_predicts(tmp_path):

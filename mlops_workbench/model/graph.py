@@ -11,6 +11,7 @@ import io
 import json
 import logging
 import statistics
+import threading
 import time
 import warnings
 from collections.abc import Sequence
@@ -110,6 +111,24 @@ def _quiet():
         try: yield
         finally: logging.disable(logging.NOTSET)
 
+_TABLES, _EXPORTING = {}, threading.Lock()   # torch's tables of operators, by what they were asked for; its exporter is for one at a time
+
+@contextlib.contextmanager
+def _one_table():
+    "Torch's exporter makes its table of operators once, not for each export, which takes half of it; where that is elsewhere in another torch, as it always does."
+    try:
+        from torch.onnx._internal.exporter._registration import ONNXRegistry
+        own = vars(ONNXRegistry)["from_torchlib"]
+    except (ImportError, KeyError): own = None
+    def table(*asked, **named):
+        key = asked, *named.items()
+        if key not in _TABLES: _TABLES[key] = own.__get__(None, ONNXRegistry)(*asked, **named)
+        return _TABLES[key]
+    if own: ONNXRegistry.from_torchlib = staticmethod(table)
+    try: yield
+    finally:
+        if own: ONNXRegistry.from_torchlib = own
+
 def network_onnx(
     modules: list,        # torch modules: (num float32 [n, d_num], cat int64 [n, d_cat]) -> [n] or [n, k]
     weights: list[float], # of each in the sum
@@ -130,7 +149,7 @@ def network_onnx(
 
     rows = torch.export.Dim.DYNAMIC
     x = (torch.zeros(3, d_num), torch.zeros(3, d_cat, dtype=torch.int64))
-    with _quiet(), torch.no_grad():
+    with _EXPORTING, _one_table(), _quiet(), torch.no_grad():
         program = torch.onnx.export(Mixture().eval().cpu(), x, dynamo=True, opset_version=OPSET, external_data=False, verbose=False,
                                     input_names=["num", "cat"], dynamic_shapes={"num": {0: rows}, "cat": {0: rows}})
     assert program is not None

@@ -72,7 +72,8 @@ class Search:
         self.helper: Helper | None = None   # trains the trees, if there is one
         self.helped = math.inf    # `time.monotonic()` from which on there is one
         self.report: Callable[[float, float], Any] = lambda trials, loss: None   # is called with the trials done, rungs as parts of them, and that loss
-        self._lock, self._stop, self._partly = threading.RLock(), threading.Event(), {}
+        self.measured: dict[str, dict[str, float]] = {}   # the numbers of each, as far as they were asked for
+        self._lock, self._stop, self._partly, self._measuring = threading.RLock(), threading.Event(), {}, threading.Lock()
         try: self.load()
         except BaseException:
             self.close()
@@ -86,6 +87,7 @@ class Search:
             key = places[t.number]
             if key not in self.members and t.state in (TrialState.COMPLETE, TrialState.PRUNED) and (self.folder(key) / "member.json").exists():
                 self.best = min(self.best, self.add(key, load_member(self.folder(key), "member")))
+                if t.state == TrialState.COMPLETE: self.measured[key] = t.user_attrs["metrics"]
         with suppress(FileNotFoundError): self.trained = [Step(**json.loads(line)) for line in (self.study.folder / "steps.jsonl").read_text().splitlines()]
 
     def trials(self) -> list[FrozenTrial]:
@@ -116,6 +118,15 @@ class Search:
         p = member.predict_encoded(self.data.valid.x)
         with self._lock: self.members[key], self.answers[key] = member, p
         return self.data.loss(p)
+
+    def measure(
+        self,
+        key: str,   # of a candidate
+    ) -> dict[str, float]:
+        "Its numbers, measured once; one candidate at a time, since a graph takes seconds and whoever builds it does not expect company."
+        with self._measuring:
+            if key not in self.measured: self.measured[key] = self.measures([self.members[key]], [1.0], [self.answers[key]])
+            return self.measured[key]
 
     def draw(self, *names: str) -> int:
         "A seed that depends on the study's seed and these names."
@@ -202,17 +213,18 @@ class Search:
         new = min(own - self.study.counts[kind], self.most.get("", 1 << 30) - len(trials))
         return max(0, new) + sum(t.state == TrialState.WAITING and family_of(t, self.study.spaces) == kind for t in trials)
 
-    def _tell(self, trial: Trial, key: str, member: Member | None, facts: Mapping[str, Any], pruned: str = "", history: Sequence[tuple[int, float]] = ()) -> None:
-        "Keeps the trial's member, then tells the study."
+    def _keep(self, key: str, member: Member | None, pruned: str = "") -> dict[str, float]:
+        "Keeps a trial's member, and measures it; outside of the lock, since that may take long."
+        if member is None: return {}
+        loss = self.add(key, member)
+        if self.kept: member.save(self.folder(key), "member")
+        return {"loss": loss} if pruned else self.measure(key)
+
+    def _tell(self, trial: Trial, metrics: Mapping[str, float], facts: Mapping[str, Any], pruned: str = "", history: Sequence[tuple[int, float]] = ()) -> None:
+        "Tells the study what became of a trial."
         assert self.study is not None
-        metrics = None
-        if member is not None:
-            loss = self.add(key, member)
-            if self.kept: member.save(self.folder(key), "member")
-            if not pruned: metrics = self.measures([member], [1.0], [self.answers[key]])
-            facts = {**facts, "loss": loss}
         trial.reported = {epoch: {"loss": loss} for epoch, loss in history} if self.goals.names == ("loss",) else {}   # what is known at a rung is the loss
-        self.study.tell(trial, metrics, pruned=pruned or ("" if member else "it never had a finite loss"), facts=facts)
+        self.study.tell(trial, metrics, pruned=pruned or ("" if metrics else "it never had a finite loss"), facts={**facts, "loss": metrics.get("loss")})
 
     def _networks(self, step: Step, trials: list[Trial], keys: list[str], workers: int, until: float | None, say: Callable[[str], None]) -> int:
         assert self.study is not None
@@ -228,8 +240,9 @@ class Search:
         results = train_networks(self.data, step.family, [t.params for t in trials], [self.draw(k) for k in keys], device=self.device, seed=self.draw("order"), epochs=step.epochs or None,
                                  until=step.limit or None, deadline=until, checkpoint=study.folder / "checkpoints" / f"{keys[0]}.safetensors" if self.kept else None, progress=note, rung=rung)
         seconds = round((time.monotonic() - begun) / len(keys), 3)
+        found = [self._keep(key, r.member, r.reason) for key, r in zip(keys, results)]
         with self._lock, study.batch():
-            for trial, key, r in zip(trials, keys, results): self._tell(trial, key, r.member, {"epochs": len(r.history), "took": seconds}, r.reason, r.history)
+            for trial, metrics, r in zip(trials, found, results): self._tell(trial, metrics, {"epochs": len(r.history), "took": seconds}, r.reason, r.history)
         self.note(min(r.loss for r in results), step.family)
         return ran["epochs"] if step.limit or ran["epochs"] < ran["of"] and until is not None and time.monotonic() > until else 0
 
@@ -240,7 +253,9 @@ class Search:
             say(f"trees {key.partition('-')[2]}")
             member = self.trees(self.data, trial.params, key, workers=tree_threads(len(self.data.fit), workers), rounds=step.limit or 2000, until=until)
             if until is not None and time.monotonic() > until: limit = member.params["tried"]
-            with self._lock: self._tell(trial, key, member, {"rounds": int(np.max(member.params["rounds"])), "took": round(time.monotonic() - begun, 3)})
+            facts = {"rounds": int(np.max(member.params["rounds"])), "took": round(time.monotonic() - begun, 3)}
+            metrics = self._keep(key, member)
+            with self._lock: self._tell(trial, metrics, facts)
             self.note(self.data.loss(self.answers[key]), "trees")
         return limit
 

@@ -153,6 +153,7 @@ class Space:
         seen: dict[str, Choice] = {}
         for c in self.choices:
             if c.name in seen: _refuse(c.name, "is declared twice", "name each choice once")
+            if c.name in vars(dict): _refuse(c.name, "is a method of every trial's parameters", "give it another name")
             if c.when: self._check_when(c, seen)
             seen[c.name] = c
 

@@ -108,18 +108,13 @@ def _bagged(search: Search, size: int) -> bool:
 
 def _within(search: Search) -> Callable[[Counter[str], np.ndarray], float] | None:
     "How far members are beyond the limits of the search, for the selection; sizes and times of members are added up, though the graph shares some."
-    limits, measured = search.goals.limits, {}
+    limits = search.goals.limits
     if not limits: return None
     graphs, others = [x for x in limits if x.metric in ("size_mb", "latency_ms")], [x for x in limits if x.metric not in ("size_mb", "latency_ms")]
-    def cost(key: str, metric: str) -> float:
-        if (key, metric) not in measured:
-            found = Measures(search.data, [x.metric for x in graphs])([search.members[key]], [1.0], [search.answers[key]])
-            measured.update({(key, x.metric): found[x.metric] for x in graphs})
-        return measured[key, metric]
     told = Measures(search.data, [x.metric for x in others])
     def violation(chosen: Counter[str], mean: np.ndarray) -> float:
         found = told([], [1.0], [mean]) if others else {}
-        sums = {x.metric: sum(cost(k, x.metric) for k in chosen) for x in graphs}
+        sums = {x.metric: sum(search.measure(k)[x.metric] for k in chosen) for x in graphs}
         return sum(max(0.0, x.violation((found | sums)[x.metric])) for x in limits)
     return violation
 
