@@ -180,7 +180,9 @@ class Assessment:
 
 # %% ../../nbs/api/3_assess/05_assessment.ipynb #77e0cad6
 def _parts(a: Assessment) -> dict[str, pl.DataFrame]:
-    form, one, drawn = a.task.form, {"confidence": a.settings.confidence, "weights": a.weights}, a.options | {"weights": a.weights}
+    form = a.task.form
+    one: dict[str, Any] = {"confidence": a.settings.confidence, "weights": a.weights}
+    drawn = a.options | one
     if form == "regression": return {"residuals": residuals(a.labels, a.scores, **one)}
     if form == "multilabel": return {"labels": by_label(a.labels, a.scores, a.chosen.decisions, a.task.classes, **drawn)}
     if form == "quantiles": return {"quantiles": by_quantile(a.labels, a.scores, a.task.quantiles, constant=a.constant, **drawn), "ranges": by_range(a.labels, a.scores, a.task.quantiles, **one)}
@@ -324,7 +326,7 @@ def _drawings(a: Assessment) -> dict[str, tuple[Callable[[], Any], str]]:
         out["roc"] = (partial(roc_figure, a.labels, {"this model": a.scores}, weights=a.weights, confidence=a.settings.confidence), "The ROC curve of this model.")
         out["precision and recall"] = (partial(precision_recall_figure, a.labels, {"this model": a.scores}, weights=a.weights, **a.options), "Precision against recall of this model.")
         marks = {e.name: e.policy.threshold for e in a.evidence if e.policy.kind == "threshold"}
-        out["value"] = (partial(value_figure, a.value_curve, marks), "The value of 1,000 decisions at every threshold, with the candidates' thresholds.")
+        if a.value_curve is not None: out["value"] = (partial(value_figure, a.value_curve, marks), "The value of 1,000 decisions at every threshold, with the candidates' thresholds.")
     if a.task.form == "regression":
         out["residuals"] = (partial(residuals_figure, a.parts["residuals"]), "The mean residual by range of the prediction, with intervals, and the mean absolute one.")
     panels = [(f, "") for f in a.fairness.values()]

@@ -122,7 +122,7 @@ def _one_table():
     except (ImportError, KeyError): own = None
     def table(*asked, **named):
         key = asked, *named.items()
-        if key not in _TABLES: _TABLES[key] = own.__get__(None, ONNXRegistry)(*asked, **named)
+        if key not in _TABLES: _TABLES[key] = own.__get__(None, ONNXRegistry)(*asked, **named)   # type: ignore[union-attr]
         return _TABLES[key]
     if own: ONNXRegistry.from_torchlib = staticmethod(table)
     try: yield

@@ -98,7 +98,8 @@ class Search:
     def places(self) -> dict[int, str]:
         "The key of each trial, by its number in the study."
         found, counts = {}, dict.fromkeys(self.kinds, 0)
-        for t in self.trials() if self.study else ():
+        if not self.study: return found
+        for t in self.trials():
             family = family_of(t, self.study.spaces)
             found[t.number] = f"{family}-{counts[family]}"
             counts[family] += 1

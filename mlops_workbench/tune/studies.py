@@ -157,11 +157,12 @@ class Study:
         "How many trials were asked for: all but those that another study told."
         return len(self.trials()) - self._taken
 
-    def _hold(self) -> None:
-        "Takes a lease; a new one where others believed this process dead, and counted its time."
-        if self.lease and self.lease.path.exists(): return
+    def _hold(self) -> Lease:
+        "The lease; a new one where others believed this process dead, and counted its time."
+        if self.lease and self.lease.path.exists(): return self.lease
         if self.lease: self._began, self._noted = time.monotonic(), 0.0
         self.lease = Lease(self.folder / "leases", device=self.device, since=self._began if self.leader else None)
+        return self.lease
 
     def ask(
         self,
@@ -175,8 +176,7 @@ class Study:
         family = next(iter(self.spaces)) if family is None else family
         space = self.spaces[family]
         with self.batch():
-            self._hold()
-            trials = self.trials()
+            lease, trials = self._hold(), self.trials()
             if self._sweep(trials): trials = self.trials()
             waiting = [t for t in (trials[k] for k in self._open) if t.state == TrialState.WAITING and family_of(t, self.spaces) == family][:n]
             for t in waiting:
@@ -186,7 +186,7 @@ class Study:
             if most: left = min(left, most - len(trials) + self._taken)
             numbers = range(len(trials), len(trials) + max(left, 0))
             if numbers: self._create(space, numbers, trials, params)
-            self.lease.hold([*(t.number for t in waiting), *numbers])
+            lease.hold([*(t.number for t in waiting), *numbers])
             ids = [t._trial_id for t in waiting] + [self.storage.get_trial_id_from_study_id_trial_number(self._id, k) for k in numbers]
             return [Trial(self, self.storage.get_trial(i), space, device=self.device) for i in ids]
 
