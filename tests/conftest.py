@@ -26,7 +26,7 @@ def resident():
             patch.setenv("MLW_WARM_FOLDER", folder)
             do()
     with tempfile.TemporaryDirectory(prefix="mlw-w-", dir="/tmp") as folder:
-        there(warming.start)
+        there(lambda: warming.start(idle=900))
         yield folder
         there(warming.stop)
 
