@@ -183,6 +183,13 @@ def test_another_environment_gets_a_fresh_kernel(small, name, value):
     assert isinstance(process, subprocess.Popen) and shown[0][0].strip() == value
 
 
+def test_a_kernel_that_a_kernel_starts_is_forked_too(small):
+    "As a pipeline starts those of its jobs: what ipykernel and polars set for themselves is no other environment."
+    (said,), _ = run_cells("import json, os, polars; print(json.dumps(dict(os.environ)))")
+    shown, process = run_cells("print(1)", env=json.loads(said[0]))
+    assert isinstance(process, Forked) and shown == [["1\n"]]
+
+
 def test_a_module_in_the_working_folder_comes_first(small, tmp_path):
     (tmp_path / "tornado.py").write_text("mine = 1")
     request = warm.surroundings(cwd=str(tmp_path)) | {"kind": "kernel"}

@@ -44,7 +44,7 @@ APART = ("polars", "onnxruntime", "wandb")   # a module that brings one of these
 # %% ../../nbs/api/7_jobs/00d_resident.ipynb #fc897bd7
 _COMPILED = ("PYTHON", "LD_", "GLIBC_", "MALLOC_", "OMP_", "GOMP_", "KMP_", "MKL_", "OPENBLAS_", "GOTO_", "BLIS_", "NUMEXPR_", "NUMBA_", "TORCH", "PYTORCH_", "CUDA_", "CUBLAS_", "NVIDIA_",
              "HIP_", "HSA_", "ROCR_", "JE_", "_RJEM", "ARROW_", "LANG", "LC_", "TZ", "TQDM_", "FSSPEC_", "LIGHTGBM_", "OPTUNA_", "MPL", "MATPLOTLIB", "IPYTHON", "JUPYTER_", "PANDAS_", "SKLEARN_", "SCIPY_", "NPY_")
-_HANDLED = {"MPLBACKEND", "JPY_PARENT_PID", "JPY_INTERRUPT_EVENT", "JPY_SESSION_NAME", "USER", "PWD", "COLUMNS", "LINES", "TERM", "PYTHONHASHSEED", "PYDEVD_DISABLE_FILE_VALIDATION"}   # PYTHONHASHSEED: see `refusal`
+_HANDLED = {"MPLBACKEND", "JPY_PARENT_PID", "JPY_INTERRUPT_EVENT", "JPY_SESSION_NAME", "USER", "PWD", "COLUMNS", "LINES", "TERM", "PYTHONHASHSEED", "PYDEVD_DISABLE_FILE_VALIDATION", "_RJEM_MALLOC_CONF"}   # PYTHONHASHSEED: see `refusal`; the last is set and read by polars, which the child loads itself
 
 @contextmanager
 def noting(
@@ -183,7 +183,7 @@ def refusal(
         if here.get(what) != value: return f"{what}: {value}, here {here.get(what)}"
     names = (set(state.env) | {n for n in env if n.startswith(_COMPILED)}) - _HANDLED
     for name in sorted(names):
-        if env.get(name) != state.env.get(name): return f"environment variable {name} differs"
+        if env.get(name) not in (state.env.get(name), _set_by_kernels.get(name, state.env.get(name))): return f"environment variable {name} differs"
     if (env.get("PYTHONHASHSEED") or "random") != "random": return "environment variable PYTHONHASHSEED is set"   # a fork cannot have another seed
     if why := stale(state): return why
     return _shadow(state, request)
