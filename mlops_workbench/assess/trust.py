@@ -8,6 +8,7 @@ __all__ = ['PAIRED', 'tied_columns', 'stand_ins', 'refused_row', 'leading_output
 # %% ../../nbs/api/3_assess/03e_trust.ipynb #361262a2
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -107,7 +108,7 @@ class Trust:
 
     def __repr__(self) -> str: return repr(stack(self._parts()))
 
-    @property
+    @cached_property
     def pairs(self) -> pl.DataFrame | None:
         "How much each two columns count together; None of one column."
         return self.together.pairs(bootstrap=self.bootstrap, confidence=self.confidence, seed=self.seed) if len(self.together.names) > 1 else None

@@ -216,11 +216,32 @@ BEFORE_FOLDS = 0.5   # of the seconds, where the best are trained in folds after
 FEW = 24             # trials that are over, from which on they are
 HELPED = 30          # seconds of a search of a small table for which another process trains the trees from the first, since it takes some to start; where only trials are counted, from half of them on
 
-def _in_folds(search: Search, until: float) -> Step | None:
+def _for_folds(search: Search, until: float) -> Step | None:
     "Whom to train in folds: one of eight, at most 12; as many as the time allows."
     if (over := search.finished()) < FEW: return None
     keys = best_of(search, min(12, over // 8), seconds=until - time.monotonic())
     return Step("folds", len(keys), params=[{"trial": k} for k in keys]) if keys else None
+
+def _in_folds(search: Search, frame: pl.DataFrame, take: Clock | Plan, few: bool, steps: Sequence[Step] | None, until: float, say: Callable[[str], None]) -> tuple[Folds | None, list[Step]]:
+    "The best in folds, and the step that this was; where there is not enough for folds, the search goes on until the time is over."
+    if steps is not None: again = next((s for s in steps if s.family == "folds"), None)
+    else: again = _for_folds(search, until) if few else None
+    if again is None:
+        if few and isinstance(take, Clock):
+            take.until = until
+            search.run(take, until=until, say=say)
+        return None, []
+    folds = train_folds(search, frame, [p["trial"] for p in again.params], folds=again.limit or FOLDS, until=until, say=say)
+    return folds, [replace(again, limit=folds.done)] if folds else []
+
+def _set_up(search: Search, task: Task, folder: str | Path | None, warm_start: str | Path | None) -> list[str]:
+    "Writes what the study is about, and reads what it starts from; what there is to say of its goals."
+    if folder:
+        Path(folder).mkdir(parents=True, exist_ok=True)   # a linear model alone leaves no study
+        (Path(folder) / "task.json").write_text(task.to_json())
+    if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
+    after = f"the trials were after {' and '.join(search.goals.names)}; of what they found, the validation loss chose the model"
+    return search.measures.notes + [after] * bool(search.kinds and search.goals.names != ("loss",))
 
 def _size(search: Search, device: str, timed: bool) -> int:
     "How many networks are trained at once."
@@ -293,12 +314,7 @@ def fit_model(
         if notes and not set(families) - {"trees"}: raise ParameterError(notes[0], where="families", remedy="add network or linear")
         search = Search(data, families=families, folder=Path(folder) if folder else None, goals=goals, sampler=sampler, seed=seed, device=place, store=store)
         try:
-            notes += search.measures.notes
-            if search.kinds and search.goals.names != ("loss",): notes.append(f"the trials were after {' and '.join(search.goals.names)}; of what they found, the validation loss chose the model")
-            if folder:
-                Path(folder).mkdir(parents=True, exist_ok=True)   # a linear model alone leaves no study
-                (Path(folder) / "task.json").write_text(task.to_json())
-            if warm_start is not None and search.study: search.first = _first(search, Path(warm_start))
+            notes += _set_up(search, task, folder, warm_start)
             search.report = report or search.report
             population = _size(search, place, timed) if "network" in families else 1
             plan = {k: [s for s in steps if s.family == k] for k in search.kinds} if steps is not None else plan_steps(trials, search.kinds, population=population)
@@ -317,17 +333,13 @@ def fit_model(
                 most = {k: sum(s.trials for s in many) for k, many in plan.items()} if not timed else {"": trials} if trials else {}
                 _with_workers(search, places, most, until, population, least_gain, say)
             elif search.kinds: search.run(take, until=until, say=say)
-            again = (_in_folds(search, end if timed else math.inf) if few else None) if steps is None else next((s for s in steps if s.family == "folds"), None)
-            if again is None and few and isinstance(take, Clock):   # there is not enough to train in folds
-                take.until = end
-                search.run(take, until=end, say=say)
-            folds = train_folds(search, frame, [p["trial"] for p in again.params], folds=again.limit or FOLDS, until=end if timed else math.inf, say=say) if again else None
+            folds, again = _in_folds(search, frame, take, few, steps, end if timed else math.inf, say)
             say(f"{search.finished()} trials")
             chosen = _conclude(search, ensemble, folds)
             notes += _broken(search, chosen.metrics, chosen.weights)
-            trained = sorted(search.trained, key=lambda s: s.first) + ([replace(again, limit=folds.done)] if again and folds else [])
+            trained, counted = sorted(search.trained, key=lambda s: s.first) + again, f"{search.finished()} of {trials} trials" * (timed and 0 < trials <= search.finished())
             found = Fit(chosen.model, chosen.singles, _leaderboard(search, chosen), chosen.metrics.pop("loss"), chosen.rows, describe_device(place), time.monotonic() - begun, trained, chosen.versus, chosen.metrics,
-                        Result(search.study) if search.study else None, getattr(take, "ended", "") or (f"{search.finished()} of {trials} trials" if timed and 0 < trials <= search.finished() else ""), notes)
+                        Result(search.study) if search.study else None, getattr(take, "ended", "") or counted, notes)
         finally: search.close()
     return found
 
