@@ -78,7 +78,7 @@ def leading_output(
     return k, task.classes[k]
 
 # %% ../../nbs/api/3_assess/03e_trust.ipynb #a665c79c
-PAIRED = 50   # columns whose pairs are looked at, the most important; the others count as one
+PAIRED = 20   # columns whose pairs are looked at, the most important; the others count as one
 
 @dataclass(frozen=True)
 class Trust:
