@@ -4270,6 +4270,8 @@ d = { 'settings': {'branch': 'main', 'doc_baseurl': '/', 'doc_host': '', 'git_ur
                                                                                           'mlops_workbench/tune/budget.py'),
                                              'mlops_workbench.tune.budget.Budget.seconds': ( 'api/4_tune/budget.html#budget.seconds',
                                                                                              'mlops_workbench/tune/budget.py'),
+                                             'mlops_workbench.tune.budget.Budget.told': ( 'api/4_tune/budget.html#budget.told',
+                                                                                          'mlops_workbench/tune/budget.py'),
                                              'mlops_workbench.tune.budget.expected_gain': ( 'api/4_tune/budget.html#expected_gain',
                                                                                             'mlops_workbench/tune/budget.py')},
             'mlops_workbench.tune.checkpoints': { 'mlops_workbench.tune.checkpoints._header': ( 'api/4_tune/checkpoints.html#_header',

@@ -187,8 +187,14 @@ def test_minutes_are_for_the_study_and_a_trial_that_was_cut_goes_on(tmp_path):
     assert more.counts() == {"completed": len(first.trials)}
 
 
-def test_money_is_time_at_a_rate():
-    result = search(lambda t: (time.sleep(0.01), bowl(t))[1], NUMBERS, money=0.5, cost_per_hour=3600.0, least_gain=0, device="cpu")
+@pytest.mark.parametrize("steps", [1, 10**6], ids=["between_trials", "in_a_trial"])
+def test_money_is_time_at_a_rate(steps):
+    def slow(trial):
+        for step in range(1, steps + 1):
+            time.sleep(0.01)
+            if steps > 1: trial.report(step, bowl(trial))
+        return bowl(trial)
+    result = search(slow, NUMBERS, money=0.5, cost_per_hour=3600.0, least_gain=0, halving=0, device="cpu")
     assert 0.5 <= result.seconds < 20 and "which cost" in result.ended
 
 

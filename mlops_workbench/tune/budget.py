@@ -52,6 +52,10 @@ class Budget:
         "How long the study may be worked on; infinite when only trials are counted."
         return min(self.minutes * 60 or math.inf, self.money / self.rate * 3600 if self.money else math.inf)
 
+    def told(self, spent: float) -> str:   # seconds
+        "So much time in words, with its price where an hour has one."
+        return f"{spent / 60:.3g} minutes" + (f", which cost {spent / 3600 * self.rate:.3g}" if self.rate else "")
+
     def over(
         self,
         *,
@@ -61,7 +65,7 @@ class Budget:
     ) -> str:
         "Why nothing more should be asked for; nothing while there is some left."
         if self.trials and asked >= self.trials: return f"{asked} of {self.trials} trials"
-        if spent >= self.seconds: return f"{spent / 60:.3g} minutes" + (f", which cost {spent / 3600 * self.rate:.3g}" if self.rate else "")
+        if spent >= self.seconds: return self.told(spent)
         share = self.least_gain if self.least_gain is not None else 0.0 if self.trials else 0.001
         if not share or len(losses) < 20: return ""
         more = min(self.trials - asked if self.trials else math.inf, (self.seconds - spent) / max(spent / max(asked, 1), 1e-9))

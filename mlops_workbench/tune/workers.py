@@ -135,7 +135,7 @@ def work(
                 why = budget.over(asked=asked, spent=study.seconds() if study.leader else 0.0, losses=study.losses)
                 counted = bool(budget.trials) and asked >= budget.trials
                 if stop() or (why and not counted): return why
-                if time.monotonic() > study.deadline: return f"{study.seconds() / 60:.3g} minutes"
+                if time.monotonic() > study.deadline: return budget.told(study.seconds())
                 if study.lease: study.lease.free = free_memory(study.device)
                 trial = next(iter(study.ask(1, most=budget.trials)), None)
             after()
@@ -144,7 +144,7 @@ def work(
         except Interrupted:
             if trial: study.release([trial])
             trial = None
-            if time.monotonic() > study.deadline: return f"{study.seconds() / 60:.3g} minutes"
+            if time.monotonic() > study.deadline: return budget.told(study.seconds())
         except BaseException:
             if trial and not outcome: study.release([trial])
             raise
@@ -323,7 +323,7 @@ def run_workers(
             study.sweep()
             states, why = {t.state for t in study.trials()}, over()
             counted = bool(budget.trials) and study.asked() >= budget.trials
-            if why and not (counted and states & {TrialState.WAITING, TrialState.RUNNING}) or time.monotonic() > study.deadline: return (why or f"{study.seconds() / 60:.3g} minutes") + crew.pace.describe()
+            if why and not (counted and states & {TrialState.WAITING, TrialState.RUNNING}) or time.monotonic() > study.deadline: return (why or budget.told(study.seconds())) + crew.pace.describe()
             for slot in range(1 if counted and TrialState.WAITING in states else 0 if counted else crew.slots): crew.start(slot)
             if not crew.processes: time.sleep(0.5)   # another search is at the rest
             while crew.reap():
