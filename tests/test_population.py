@@ -1,5 +1,8 @@
 "A trial of a population is what it would be alone; what differs by trial really differs."
 import math
+import platform
+import subprocess
+import sys
 
 import numpy as np
 import onnxruntime
@@ -246,3 +249,28 @@ def test_only_numbers_only_categories_and_one_batch():
         data = Labelled(x, y, np.ones(40))
         trained = train_population(data, data, [NetworkParams()], encoding=fit_encoding(x, y, n_categories=codes), framing="binary", epochs=2, batch=1000)
         assert np.isfinite(trained[0].member.predict_encoded(x)).all()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="only glibc's allocator is set")
+def test_what_a_step_frees_is_kept_while_training_lasts_and_given_back_afterwards():
+    done = subprocess.run([sys.executable, "-c", """
+import resource
+import numpy as np
+from mlops_workbench.core.memory import memory_kept
+
+def pages():
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10): [np.ones(1 << 20) for _ in range(3)]
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+def resident(): return int(open("/proc/self/statm").read().split()[1]) * resource.getpagesize()
+
+pages()
+before = pages()
+with memory_kept():
+    pages()
+    kept, held = pages(), resident()
+print(before, kept, held - resident())
+"""], capture_output=True, text=True, check=True)
+    before, kept, given_back = map(int, done.stdout.split())
+    assert before > 5000 and kept < 100 and given_back > 15 << 20

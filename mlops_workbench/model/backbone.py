@@ -8,6 +8,7 @@ __all__ = ['Act', 'Norm', 'EPSILON', 'BACKBONES', 'plain', 'scaled', 'folded', '
 
 # %% ../../nbs/api/2_model/01a_backbone.ipynb #7a4ee733
 from collections.abc import Callable
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -50,10 +51,25 @@ def _affine(h: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
     "A product and a bias, which is added in place: `baddbmm` writes it out first."
     return torch.bmm(h, w).add_(b[:, None])
 
+class _Sum(torch.autograd.Function):
+    "The product with one column, as a sum: on a CPU a matrix product of that shape takes as long or longer, and its gradients three times as long."
+    @staticmethod
+    def forward(ctx: Any, h: torch.Tensor, w: torch.Tensor) -> torch.Tensor:
+        ctx.save_for_backward(h, w)
+        return (h * w.transpose(-1, -2)).sum(dim=-1, keepdim=True)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: torch.Tensor) -> Any:
+        h, w = ctx.saved_tensors
+        return grads[0] * w.transpose(-1, -2), (grads[0].to(h.dtype).transpose(-1, -2) @ h).transpose(-1, -2)
+
 def _last(h: torch.Tensor, w: torch.Tensor, b: torch.Tensor) -> torch.Tensor:
-    "The output layer. One number a row is a sum: on a CPU a matrix product of that shape takes four times as long, and its gradients more."
-    found = (h * w.transpose(-1, -2)).sum(dim=-1, keepdim=True) if w.shape[-1] == 1 and h.device.type == "cpu" else h @ w
-    return found + b[..., None, :]
+    "The output layer."
+    return (_Sum.apply(h, w) if w.shape[-1] == 1 and h.device.type == "cpu" else h @ w) + b[..., None, :]   # type: ignore[operator]
+
+def _first(h: torch.Tensor, n: int) -> torch.Tensor:
+    "Of the first n networks. A slice of all would cost a copy on the way back."
+    return h if len(h) == n else h[:n]
 
 def _over(h: torch.Tensor, new: torch.Tensor) -> torch.Tensor:
     "What the first networks have now, before what the shallower ones keep."
@@ -68,7 +84,7 @@ def layers(
     "The outputs of plain layers."
     h, l = act(z, 0), 1
     while f"w{l}" in w:
-        h = _over(h, act(_affine(h[:len(w[f"w{l}"])], w[f"w{l}"], w[f"b{l}"]), l))
+        h = _over(h, act(_affine(_first(h, len(w[f"w{l}"])), w[f"w{l}"], w[f"b{l}"]), l))
         l += 1
     return _last(h, w["wo"], w["bo"])
 
@@ -82,8 +98,9 @@ def blocks(
     h, l = z, 1
     while f"u{l}" in w:
         n = len(w[f"u{l}"])
-        a = act(_affine(norm(h[:n], w[f"g{l}"], w[f"e{l}"], str(l)), w[f"u{l}"], w[f"c{l}"]), l)
-        h = _over(h, torch.baddbmm(h[:n], a, w[f"v{l}"]))
+        own = _first(h, n)
+        a = act(_affine(norm(own, w[f"g{l}"], w[f"e{l}"], str(l)), w[f"u{l}"], w[f"c{l}"]), l)
+        h = _over(h, torch.baddbmm(own, a, w[f"v{l}"]))
         l += 1
     return _last(F.relu(norm(h, w["go"], w["eo"], "o")), w["wo"], w["bo"])
 
@@ -97,7 +114,7 @@ def members(
     h, l = act(own(z[:, None], 0), 0), 1
     while f"w{l}" in w:
         n, K, rows, H = len(w[f"w{l}"]), *h.shape[1:]
-        h = _over(h, act(own(torch.bmm(h[:n].reshape(n, K * rows, H), w[f"w{l}"]).view(n, K, rows, H), l), l))
+        h = _over(h, act(own(torch.bmm(_first(h, n).reshape(n, K * rows, H), w[f"w{l}"]).view(n, K, rows, H), l), l))
         l += 1
     return _last(h, w["wo"], w["bo"])
 

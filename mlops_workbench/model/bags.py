@@ -98,9 +98,8 @@ class _Table(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        of_table, of_rest = grads
-        g = of_table.clone()
-        for a, b in ctx.bounds: torch.mm(ctx.ones[:b - a, :b - a].t(), of_table[a:b], out=g[a:b])
+        g, of_rest = grads   # the first was made for this alone, and becomes what is asked for
+        for a, b in ctx.bounds: g[a:b] = torch.mm(ctx.ones[:b - a, :b - a].t(), g[a:b])
         g[slice(*ctx.rest)] = of_rest[:-1]
         return g, of_rest[-1] if ctx.biased else None, None, None, None
 
@@ -125,4 +124,4 @@ class BagProduct:
     ) -> torch.Tensor:              # float32 [n, H]
         "What the dense input times `w`, and `bias` added, would be."
         table, rest = _Table.apply(w, bias, self.bounds, self.ones, self.rest)   # type: ignore[misc]
-        return torch.addmm(F.embedding_bag(x.index, table, mode="sum", per_sample_weights=x.share), x.rest, rest)
+        return F.embedding_bag(x.index, table, mode="sum", per_sample_weights=x.share).addmm_(x.rest, rest)   # in place: `addmm` copies

@@ -21,6 +21,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from ..core.errors import InputError, ParameterError
+from ..core.memory import memory_kept
 from .bins import TargetBins, fit_bins, levels_of
 from .framing import width_of
 from .network import Encoding, Labelled, NetworkMember
@@ -260,6 +261,7 @@ def replace_member(result: Trained) -> Trained:
     return Trained(result.params, result.state, result.reason, result.loss, result.epoch, result.history)
 
 # %% ../../nbs/api/2_model/03_population.ipynb #b37720b7
+@memory_kept()
 def train_population(
     train: Labelled,                # rows to learn from
     valid: Labelled,                # rows to stop and choose by
@@ -316,6 +318,7 @@ def train_population(
     return population.results
 
 # %% ../../nbs/api/2_model/03_population.ipynb #4fa2432b
+@memory_kept()
 def time_steps(
     train: Labelled,               # rows to learn from
     params: list[NetworkParams],   # of one group

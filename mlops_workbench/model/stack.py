@@ -6,6 +6,7 @@
 __all__ = ['SCHEDULES', 'INPUTS', 'WAVES', 'NetworkParams', 'noise', 'schedule', 'Stack']
 
 # %% ../../nbs/api/2_model/02a_stack.ipynb #1b218a60
+import functools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -64,10 +65,18 @@ def _wrap(x: int, bits: int) -> int:
 _A, _B, _C = (_wrap(x, 64) for x in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB))
 
 def _scramble(k: torch.Tensor) -> torch.Tensor:
-    "A thorough mix of int64 values (splitmix64: Steele, Lea and Flood, 2014)."
-    k = (k ^ ((k >> 30) & ((1 << 34) - 1))) * _B
-    k = (k ^ ((k >> 27) & ((1 << 37) - 1))) * _C
-    return k ^ ((k >> 31) & ((1 << 33) - 1))
+    "A thorough mix of int64 values (splitmix64: Steele, Lea and Flood, 2014), in place."
+    high = torch.empty_like(k)
+    for bits, factor in ((30, _B), (27, _C), (31, 1)):
+        torch.bitwise_right_shift(k, bits, out=high)
+        k.bitwise_xor_(high.bitwise_and_((1 << (64 - bits)) - 1))
+        if factor != 1: k.mul_(factor)
+    return k
+
+@functools.lru_cache(16)
+def _places(rows: int, units: int, device: torch.device) -> torch.Tensor:
+    "A number for each row and unit, the same in wider layers and longer batches."
+    return ((torch.arange(1, rows + 1, device=device)[:, None] << 16) + torch.arange(units, device=device)) * _A
 
 def noise(
     seed: int,            # of all noise
@@ -78,25 +87,29 @@ def noise(
 ) -> torch.Tensor:        # float32 [rows, units], uniform from 0 to below 1
     "Random numbers that depend on nothing but seed, step, layer, row and unit."
     start = _scramble(_scramble(_wrap(seed * _A, 64) + step) + layer)
-    place = (torch.arange(1, rows + 1, device=step.device)[:, None] << 16) + torch.arange(units, device=step.device)
-    return ((_scramble(start + place * _A) >> 40) & 0xFFFFFF).to(torch.float32) * 2.0**-24
+    mixed = _scramble(start + _places(rows, units, step.device))
+    return mixed.bitwise_right_shift_(40).bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0**-24)
 
 # %% ../../nbs/api/2_model/02a_stack.ipynb #fa57995a
 class _ReluDrop(torch.autograd.Function):
-    "ReLU times a mask that is given, or ReLU alone."
+    "ReLU, and zero where the noise is below the share to drop; what stays is not made larger."
     @staticmethod
-    def forward(ctx: Any, z: torch.Tensor, mask: torch.Tensor | None) -> torch.Tensor:
-        on = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-        torch.gt(z, 0, out=on)
-        if mask is not None: on.mul_(mask)
-        ctx.save_for_backward(on)
+    def forward(ctx: Any, z: torch.Tensor, noise: torch.Tensor | None, share: torch.Tensor | None) -> torch.Tensor:
+        h = torch.empty(z.shape, dtype=z.dtype, device=z.device)   # in the order in which the next layer's products want it
+        if noise is None: torch.clamp(z, min=0, out=h)
+        else:
+            torch.ge(noise, share, out=h)   # type: ignore[call-overload]
+            h.mul_(z).relu_()
+        ctx.save_for_backward(h)
         ctx.layout = z.stride()
-        return torch.mul(z, on, out=on.new_empty(on.shape))   # in the order in which the next layer's products want it
+        return h
 
     @staticmethod
     def backward(ctx: Any, *grads: torch.Tensor) -> Any:
-        (on,) = ctx.saved_tensors
-        return torch.mul(grads[0], on, out=torch.empty_strided(on.shape, ctx.layout, dtype=on.dtype, device=on.device)), None
+        (h,) = ctx.saved_tensors
+        same = grads[0].stride() == ctx.layout and grads[0].dtype == h.dtype   # then what was made for this alone is written over
+        out = grads[0] if same else torch.empty_strided(h.shape, ctx.layout, dtype=h.dtype, device=h.device)
+        return torch.ops.aten.threshold_backward.grad_input(grads[0], h, 0, grad_input=out), None, None
 
 # %% ../../nbs/api/2_model/02a_stack.ipynb #48859433
 class _Normalise(torch.autograd.Function):
@@ -158,7 +171,7 @@ class Stack:
         seen = self._seen()
         w["w0"] *= (seen * (encoding.width / seen.sum(dim=0)) ** 0.5 if "go" in w else seen)[:, :, None]   # weights that a batch normalises learn faster the smaller they are
         self.weights = {k: v.to(device).requires_grad_() for k, v in w.items()}
-        self.first, self.second, self.spare = ({k: torch.zeros_like(v, requires_grad=False) for k, v in self.weights.items()} for _ in range(3))
+        self.first, self.second = ({k: torch.zeros_like(v, requires_grad=False) for k, v in self.weights.items()} for _ in range(2))
         self.running = {name + k[1:]: torch.full_like(v, fill, requires_grad=False) for k, v in self.weights.items() if k[0] == "g" for name, fill in (("m", 0.0), ("r", 1.0))}
         self.noted: dict[str, torch.Tensor] = {}
         self.t = torch.zeros(1, dtype=torch.int64, device=device)
@@ -194,13 +207,16 @@ class Stack:
 
     def _act(self, z: torch.Tensor, layer: int) -> torch.Tensor:
         "ReLU and dropout, in training."
-        if not self.noisy: return _ReluDrop.apply(z, None)   # type: ignore[return-value]
+        if not self.noisy: return _ReluDrop.apply(z, None, None)   # type: ignore[return-value]
         n, *several, rows, units = z.shape
         u = noise(self.seed, self.t, layer, rows * math.prod(several), units).view(*several, rows, units)
-        shape = (n, *[1] * (z.dim() - 1))
-        mask = torch.empty(z.shape, dtype=z.dtype, device=z.device)
-        torch.ge(u, self.dropout[:n].view(shape), out=mask)
-        return _ReluDrop.apply(z, mask.mul_(self.rescale[:n].view(shape)))   # type: ignore[return-value]
+        return _ReluDrop.apply(z, u, self.dropout[:n].view(n, *[1] * (z.dim() - 1)))   # type: ignore[return-value]
+
+    def _rescaled(self, w: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        "The weights, those that take what dropout leaves as much larger as that is less: they are fewer than the activations."
+        if not self.noisy: return w
+        takers = [k for k in w if k[0] == "v"] if "go" in w else [k for k in w if k[0] == "w" and k not in ("w0", "wf")]
+        return w | {k: w[k] * self.rescale[:len(w[k])].view(-1, *[1] * (w[k].dim() - 1)) for k in takers}
 
     def _norm(self, h: torch.Tensor, scale: torch.Tensor, shift: torch.Tensor, name: str) -> torch.Tensor:
         "The normalisation in training; its moments are noted for `step`."
@@ -225,7 +241,7 @@ class Stack:
             at, parts = self.encoding.parts["bins"] + self.encoding.parts["values"], self.encoding.parts
             wholes = x.rest[:, :parts["wholes"]] if isinstance(x, Bags) else x[:, at:at + parts["wholes"]]
             z = z + torch.bmm(waves(wholes, w["f"]), w["wf"])
-        return outputs(w, z, self._act, self._norm) if train else outputs(folded(w, self.running), z)
+        return outputs(self._rescaled(w), z, self._act, self._norm) if train else outputs(folded(w, self.running), z)
 
     def step(
         self,
@@ -242,20 +258,21 @@ class Stack:
             c1, c2 = (1 - b ** self.t.double() for b in betas)
             size, floor = (rate * (c2.sqrt() / c1)).float(), (1e-8 * c2.sqrt()).float()
             for k, g in zip(names, gradients):
-                w, m, v, s = self.weights[k], self.first[k], self.second[k], self.spare[k]
+                w, m, v = self.weights[k], self.first[k], self.second[k]
                 n = g.shape[1] if k == "w0" else g.shape[0]
                 shape = (1, n, 1) if k == "w0" else (n, *[1] * (g.ndim - 1))
+                own = size[:n].view(shape)
+                if k == "w0" and self.seen is not None: own = own * self.seen   # what a trial does not see stays zero
                 m.lerp_(g, 1 - betas[0])
                 v.mul_(betas[1]).addcmul_(g, g, value=1 - betas[1])
                 if k[0] in "wuv": w.mul_(1 - (rate * self.decay)[:n].view(shape))
-                torch.add(v, 1e-30, out=s).sqrt_().add_(floor)   # the root of a denormal number takes twenty times as long
-                w.addcmul_(torch.div(m, s, out=s), size[:n].view(shape), value=-1)
-            if self.seen is not None: self.weights["w0"].mul_(self.seen)
+                torch.add(v, 1e-30, out=g).sqrt_().add_(floor)   # the root of a denormal number takes twenty times as long
+                w.addcmul_(torch.div(m, g, out=g), own, value=-1)
             share = torch.clamp(1 / self.t, min=0.1)   # at first the mean of all steps, later mostly the last ones
             for k, v in self.noted.items(): self.running[k].lerp_(v, share)
 
     def _all(self) -> tuple[dict[str, torch.Tensor], ...]:
-        return self.weights, self.first, self.second, self.spare, self.running
+        return self.weights, self.first, self.second, self.running
 
     def keep(
         self,
@@ -286,7 +303,7 @@ class Stack:
         "Those trials as a stack of their own, with moments and steps; this one keeps them too."
         other = object.__new__(Stack)
         vars(other).update(vars(self))
-        other.weights, other.first, other.second, other.spare, other.running = ({k: v for k, v in tensors.items()} for tensors in self._all())
+        other.weights, other.first, other.second, other.running = ({k: v for k, v in tensors.items()} for tensors in self._all())
         other.t = self.t.clone()
         other.keep(positions)
         return other
