@@ -73,10 +73,11 @@ def _scramble(k: torch.Tensor) -> torch.Tensor:
         if factor != 1: k.mul_(factor)
     return k
 
-@functools.lru_cache(16)
 def _places(rows: int, units: int, device: torch.device) -> torch.Tensor:
     "A number for each row and unit, the same in wider layers and longer batches."
     return ((torch.arange(1, rows + 1, device=device)[:, None] << 16) + torch.arange(units, device=device)) * _A
+
+_places_once = functools.lru_cache(16)(_places)   # not for a GPU, whose graphs would go on to read what the cache let go
 
 def noise(
     seed: int,            # of all noise
@@ -87,7 +88,7 @@ def noise(
 ) -> torch.Tensor:        # float32 [rows, units], uniform from 0 to below 1
     "Random numbers that depend on nothing but seed, step, layer, row and unit."
     start = _scramble(_scramble(_wrap(seed * _A, 64) + step) + layer)
-    mixed = _scramble(start + _places(rows, units, step.device))
+    mixed = _scramble(start + (_places_once if step.device.type == "cpu" else _places)(rows, units, step.device))
     return mixed.bitwise_right_shift_(40).bitwise_and_(0xFFFFFF).to(torch.float32).mul_(2.0**-24)
 
 # %% ../../nbs/api/2_model/02a_stack.ipynb #fa57995a
