@@ -1,5 +1,5 @@
 # make demo    the whole path on real data, in about 5 minutes after installation
-# make test    everything that must hold before a change lands
+# make test    what must hold before a change lands; make test-long what must hold too and takes minutes each: whole jobs, tutorials, the wheel
 # make docs    the site (needs Quarto)        make bench    the benchmarks
 # make bench-tune    tuning beside its peers, in about 30 minutes; make bench-tune-long what takes hours, and goes on where it stopped
 # make bench-assess    the evidence beside shap, fairlearn and Polars, the time of the assess job, and on a GPU the explanations there
@@ -18,12 +18,15 @@ TORCH_INDEX := $(if $(and $(filter cpu,$(TORCH)),$(filter Linux,$(shell uname -s
 
 export TORCH_INDEX
 
-.PHONY: demo test docs bench bench-assess bench-tune bench-tune-long lock clean readme
+.PHONY: demo test test-long docs bench bench-assess bench-tune bench-tune-long lock clean readme
 demo: $(VENV)/demo-$(TORCH)
 	$(BIN)/mlw demo
 
 test: $(VENV)/dev-$(TORCH)
 	@bash tests/all.sh
+
+test-long: $(VENV)/dev-$(TORCH)
+	@bash tests/all.sh long
 
 docs: $(VENV)/dev-$(TORCH)
 	@command -v quarto >/dev/null || { echo "make docs needs Quarto: https://quarto.org/docs/get-started"; exit 2; }

@@ -10,11 +10,6 @@ from mlops_workbench.jobs import warm as warming
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN: signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
-def pytest_collection_modifyitems(items):
-    "Long files first: pytest-xdist hands whole files out in this order."
-    items.sort(key=lambda item: item.get_closest_marker("long") is None)
-
-
 @pytest.fixture(scope="session")
 def resident():
     "The folder of a process that has the libraries loaded; empty where there can be none."
