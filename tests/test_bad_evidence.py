@@ -25,6 +25,8 @@ from mlops_workbench.core.settings import AssessSettings
 from mlops_workbench.model.policy import Policy
 from mlops_workbench.model.task import Task
 
+pytestmark = pytest.mark.long
+
 N = 300
 RNG = np.random.default_rng(0)
 P = RNG.random(N)

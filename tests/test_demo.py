@@ -8,6 +8,8 @@ import pytest
 
 from .command import mlw
 
+pytestmark = pytest.mark.long
+
 SMALL = {"MLW_WANDB_MODE": "disabled", "MLW_TUNE_TRIALS": "4", "MLW_TUNE_FAMILIES": "trees,linear"}
 JOBS = ["ingest", "validate", "tune", "assess", "deploy", "score", "monitor", "pipeline"]
 

@@ -22,6 +22,8 @@ from mlops_workbench.jobs.execute import recover, resume_run, run_job
 from .waiting import wait_for
 from .command import without_settings
 
+pytestmark = pytest.mark.long
+
 HERE = Path(__file__).parent
 KERNEL = {"kernelspec": {"name": "python3", "display_name": "python3", "language": "python"}}
 RUNNER = """

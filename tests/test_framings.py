@@ -17,6 +17,8 @@ from mlops_workbench.tune.study import cross_fit, fit_model, score_table
 
 from .command import mlw
 
+pytestmark = pytest.mark.long
+
 
 def table(n: int = 500, seed: int = 0) -> pl.DataFrame:
     "Rows with a target for every framing, all of which follow from the same score."

@@ -30,6 +30,8 @@ from mlops_workbench.deploy.endpoint import example_request, serving  # noqa: E4
 
 from .command import mlw, without_settings  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 GIVEN = {"labels": dict(target="late, ill"), "levels": dict(levels=["kind", "sort"]), "quantiles": dict(target="spent", quantiles=[0.1, 0.5, 0.9])}
 KEPT = {"labels": ["late", "ill"], "levels": ["kind", "sort"], "quantiles": ["spent"]}
 

@@ -20,6 +20,8 @@ from mlops_workbench.model.task import Task
 
 from .command import mlw
 
+pytestmark = pytest.mark.long
+
 SETTINGS = AssessSettings(confidence=0.8, bootstrap=300)
 LOANS = Task("loans", "loan", "binary", ("no", "yes"), ("a",), value={"tp": 1, "fp": -4, "fn": 0, "tn": 0}, amount="a")
 

@@ -11,6 +11,8 @@ from mlops_workbench.core.store import open_store
 from mlops_workbench.jobs.engine import execute
 from mlops_workbench.jobs.resume import Keeper
 
+pytestmark = pytest.mark.long
+
 
 class UpTo(Keeper):
     "As if the run had been killed in section `limit`: nothing of it and of what follows was kept."

@@ -11,6 +11,8 @@ from mlops_workbench.model.task import frame_task
 
 from .command import mlw
 
+pytestmark = pytest.mark.long
+
 
 def rows(n=400):
     rng = np.random.default_rng(0)

@@ -31,6 +31,8 @@ from mlops_workbench.tune.search import Clock, Plan, Search
 from mlops_workbench.tune.studies import Study
 from mlops_workbench.tune.study import cross_fit, fit_model
 
+pytestmark = pytest.mark.long
+
 CODE = """
 import numpy as np, polars as pl
 from mlops_workbench.model.task import Task

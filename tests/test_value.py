@@ -19,6 +19,8 @@ from mlops_workbench.model.task import Task, amounts_of, frame_task
 
 from .command import mlw
 
+pytestmark = pytest.mark.long
+
 VALUE = {"tp": 3.0, "fp": -2.0, "fn": -0.5, "tn": 0.0}
 
 

@@ -27,6 +27,8 @@ from mlops_workbench.deploy.endpoint import serving  # noqa: E402
 
 from .command import mlw, without_settings  # noqa: E402
 
+pytestmark = pytest.mark.long
+
 SORTS = ("setosa", "versicolor: wild, blue", 'virginica = "2"')
 VALUES = np.array([[0, -1, -1], [-1, 0, -1], [-2, -20, 1.0]])   # whoever takes the third sort for the second loses 20
 MATRIX = '''value_matrix =

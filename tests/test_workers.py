@@ -19,6 +19,8 @@ from mlops_workbench.tune.results import read_result
 from mlops_workbench.tune.space import Space, floats, ints
 from mlops_workbench.tune.studies import Study
 
+pytestmark = pytest.mark.long
+
 SPACE = Space(x=floats(-1, 1), n=ints(1, 9))
 MINE = '''
 import os, time

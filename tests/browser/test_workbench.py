@@ -16,6 +16,8 @@ from mlops_workbench.deploy.registry import Registry
 
 from .lab import CHROMIUM, Lab, chromium, keep, run_first_cell, visit
 
+pytestmark = pytest.mark.long
+
 playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
 if importlib.util.find_spec("jupyterlab") is None: pytest.skip("jupyterlab is not installed", allow_module_level=True)
 if not CHROMIUM.exists(): pytest.skip(f"no browser at {CHROMIUM}", allow_module_level=True)
