@@ -56,7 +56,7 @@ def run_cells(*cells, env=None, cwd=None, **options):
     nb = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(c) for c in cells])
     client = NotebookClient(nb, kernel_name="python3", timeout=120, iopub_timeout=60, kernel_manager_class=ForkedKernelManager)
     with client.setup_kernel(env=dict(os.environ) | (env or {}), **({"cwd": str(cwd)} if cwd else {}), **options):
-        process = client.km.provisioner.process
+        process, client.km.shutdown_wait_time = client.km.provisioner.process, 60   # how it ends is looked at, not how soon
         try:
             for index, cell in enumerate(nb.cells): client.execute_cell(cell, index)
         except Exception as e:
