@@ -9,11 +9,12 @@ import onnxruntime
 import pytest
 import torch
 from mlops_workbench.core.errors import InputError, ParameterError
+from mlops_workbench.model import backbone as backbone_module
 from mlops_workbench.model.features import Encoded
 from mlops_workbench.model.loss import mean_loss
 from mlops_workbench.model.network import Labelled, NetworkMember, fit_encoding
 from mlops_workbench.model.population import train_population
-from mlops_workbench.model.stack import NetworkParams, Stack, schedule
+from mlops_workbench.model.stack import NetworkParams, Stack, noise, schedule
 
 
 @pytest.fixture(autouse=True)
@@ -274,3 +275,28 @@ print(before, kept, held - resident())
 """], capture_output=True, text=True, check=True)
     before, kept, given_back = map(int, done.stdout.split())
     assert before > 5000 and kept < 100 and given_back > 15 << 20
+
+
+@pytest.mark.parametrize("backbone", ["layers", "residual", "members"])
+@pytest.mark.parametrize("count", [1, 3])
+def test_dropout_and_its_gradients_are_those_of_the_textbook(backbone, count, monkeypatch):
+    "What stays is 1 / (1 - p) as large, wherever the code puts that factor; networks of two depths, each with its own p."
+    data = rows(80, 0)
+    encoding = fit_encoding(data.x, data.y, n_categories=[6, 4])
+    stack = Stack([NetworkParams(dropout=p, width=6, layers=l, backbone=backbone, members=2, seed=l) for p, l in ((0.5, 1), (0.2, 3))], encoding=encoding, outputs=count)
+    x = torch.randn(40, encoding.width, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        for k, w in stack.weights.items():
+            if k[0] == "v": w.add_(0.3)   # they begin as zeros
+    def told():
+        out = stack.forward(x, train=True)
+        return [out.detach(), *torch.autograd.grad((out * torch.arange(1.0, 41.0)[:, None]).sum(), list(stack.weights.values()))]
+    found = told()
+    def textbook(z, layer):
+        n, *several, units = z.shape
+        kept = noise(stack.seed, stack.t, layer, math.prod(several), units).view(*several, units) >= stack.dropout[:n].view(n, *[1] * (z.dim() - 1))
+        return torch.relu(z) * kept / (1 - stack.dropout[:n].view(n, *[1] * (z.dim() - 1)))
+    monkeypatch.setattr(stack, "_act", textbook)
+    monkeypatch.setattr(stack, "_rescaled", lambda w: w)
+    monkeypatch.setattr(backbone_module, "_last", lambda h, w, b: h @ w + b[..., None, :])
+    for a, b in zip(found, told(), strict=True): torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-4)
